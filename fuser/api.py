@@ -1,0 +1,56 @@
+"""The public calls: the whole way from a callable to a fused one, in a few lines each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from fuser.fusion import fuse_given
+from fuser.ir.graph import Graph
+from fuser.optimized import Optimized, given_state, name_of, traced_call
+from fuser.report import Report
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def optimize(fn: Callable[P, R], *, inputs: Any = None, outputs: Any = None, fuse: bool = True) -> Optimized[P, R]: ...
+@overload
+def optimize(
+    fn: None = None, *, inputs: Any = None, outputs: Any = None, fuse: bool = True
+) -> Callable[[Callable[P, R]], Optimized[P, R]]: ...
+
+
+def optimize(
+    fn: Callable[P, R] | None = None, *, inputs: Any = None, outputs: Any = None, fuse: bool = True
+) -> Optimized[P, R] | Callable[[Callable[P, R]], Optimized[P, R]]:
+    """`fn` with its attentions computed by `mx.fast.scaled_dot_product_attention`; also a decorator.
+
+    `fn` is any callable over trees of arrays, or an `nn.Module`. It is traced once for each signature (the tree of its
+    arguments, their shapes and dtypes, static arguments) and compiled, as `mx.compile` does. `inputs` and `outputs` are
+    captured state as `mx.compile` takes it: lists or dictionaries of arrays that `fn` reads or updates. The arrays of
+    modules that `fn` is, or captures, are such state without being named.
+
+    With `fuse=False` the program is traced and replayed only, bit for bit. What cannot be traced runs as it is; `report`
+    of the result says so, as it says for every softmax whether it was fused, and why not.
+    """
+    if fn is None:
+        return lambda fn: Optimized(fn, inputs, outputs, fuse=fuse)
+    return Optimized(fn, inputs, outputs, fuse=fuse)
+
+
+def trace(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Graph:
+    """The graph of the call `fn(*args, **kwargs)`; it is not run.
+
+    Inputs of the graph are the arrays of the arguments, in order, then those of the modules that `fn` is or captures.
+    Raises `TraceError` when MLX cannot trace it.
+    """
+    return traced_call(fn, args, kwargs).graph
+
+
+def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
+    """What `optimize(fn)(*args, **kwargs)` would fuse, and why not the rest; nothing is run. Raises `TraceError`."""
+    traced = traced_call(fn, args, kwargs)
+    given = {node: slot.array for node, slot in given_state(traced).items()}
+    return fuse_given(traced.graph, given, name_of(fn)).report

@@ -1,0 +1,49 @@
+"""Run a graph: every node rebuilt in order with MLX's public calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from fuser.ir.graph import CONSTANT, INPUT, Graph
+from fuser.ir.ops import OPS, UnsupportedPrimitive
+
+Flat = Callable[[Sequence[mx.array]], list[mx.array]]
+
+
+def runner(graph: Graph) -> Flat:
+    """A function from the graph's input arrays to its output arrays, in their orders.
+
+    Every node that is no part of a fused region gives the bits that the traced program gives. Raises
+    `UnsupportedPrimitive` when a primitive of the graph has no public rebuild.
+    """
+    slots = {}
+    constants: list[tuple[int, mx.array]] = []
+    steps = []
+    for node in graph.nodes:
+        reads = [slots[operand] for operand in graph.operands(node)]
+        first = len(slots)
+        slots.update({(node, index): first + index for index in range(len(node.outputs))})
+        if node.array is not None:
+            constants.append((first, node.array))
+        elif node.op not in (INPUT, CONSTANT):
+            if node.op not in OPS:
+                raise UnsupportedPrimitive(f"{graph.label(node)}: MLX has no public call that makes {node.op}")
+            steps.append((OPS[node.op], node.arguments, reads, node.outputs, first))
+    places = [slots[(node, 0)] for node in graph.inputs]
+    results = [slots[output] for output in graph.outputs]
+    total = len(slots)
+
+    def run(inputs: Sequence[mx.array]) -> list[mx.array]:
+        values: list[mx.array] = [None] * total  # type: ignore[list-item]
+        for slot, array in constants:
+            values[slot] = array
+        for slot, array in zip(places, inputs, strict=True):
+            values[slot] = array
+        for rebuild, arguments, reads, types, first in steps:
+            made = rebuild(arguments, [values[slot] for slot in reads], types)
+            values[first : first + len(made)] = made
+        return [values[slot] for slot in results]
+
+    return run

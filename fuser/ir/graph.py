@@ -1,0 +1,222 @@
+"""The graph of a program: MLX primitives over typed values, wired by a networkx multigraph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import networkx as nx
+
+from fuser.ir.ops import OPS, rebuild
+from fuser.ir.types import TensorType, type_of
+
+INPUT = "Input"
+CONSTANT = "Constant"
+KERNEL = "ScaledDotProductAttention"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """One operation; two nodes are equal only when they are the same node."""
+
+    op: str
+    arguments: tuple[Any, ...]
+    outputs: tuple[TensorType, ...]
+    scope: str = ""
+    """The piece of the program that made it: a module's path or an ONNX node's name."""
+    array: mx.array | None = None
+    """What a constant holds; shared with the program, never copied."""
+
+    def __repr__(self) -> str:
+        return f"<{self.op} {', '.join(map(str, self.outputs))}>"
+
+
+class Value(NamedTuple):
+    """One output of a node."""
+
+    node: Node
+    index: int = 0
+
+    @property
+    def type(self) -> TensorType:
+        """Shape and dtype."""
+        return self.node.outputs[self.index]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape alone."""
+        return self.node.outputs[self.index].shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype alone."""
+        return self.node.outputs[self.index].dtype
+
+
+class Graph:
+    """A program as a directed multigraph: an edge leads from producer to consumer, its key is the operand's place."""
+
+    def __init__(self) -> None:
+        self._wires: nx.MultiDiGraph = nx.MultiDiGraph()
+        self._order: tuple[Node, ...] | None = None
+        self._labels: dict[Node, str] | None = None
+        self.inputs: list[Node] = []
+        self.outputs: list[Value] = []
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, each after the nodes that it reads."""
+        if self._order is None:
+            age = {node: number for number, node in enumerate(self._wires)}
+            self._order = tuple(nx.lexicographical_topological_sort(self._wires, age.__getitem__))
+        return self._order
+
+    def operands(self, node: Node) -> tuple[Value, ...]:
+        """The values that `node` reads, in order."""
+        wires = [
+            (place, Value(producer, index))
+            for producer, edges in self._wires.pred[node].items()
+            for place, index in ((place, data["index"]) for place, data in edges.items())
+        ]
+        wires.sort(key=lambda wire: wire[0])
+        return tuple(value for _, value in wires)
+
+    def users(self, value: Value) -> list[tuple[Node, int]]:
+        """Who reads `value`: nodes, and which operand of theirs it is."""
+        return [
+            (consumer, place)
+            for consumer, edges in self._wires.succ[value.node].items()
+            for place, data in edges.items()
+            if data["index"] == value.index
+        ]
+
+    def __len__(self) -> int:
+        return len(self._wires)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._wires
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def add_input(self, type: TensorType, name: str = "") -> Value:
+        """A new input of the program, after those it has."""
+        node = Node(INPUT, (), (type,), name)
+        self._insert(node, ())
+        self.inputs.append(node)
+        return Value(node)
+
+    def add_constant(self, array: mx.array, scope: str = "") -> Value:
+        """A constant; `array` is shared, not copied."""
+        node = Node(CONSTANT, (), (type_of(array),), scope, array)
+        self._insert(node, ())
+        return Value(node)
+
+    def add(
+        self, op: str, operands: Sequence[Value], *arguments: Any, scope: str = "", outputs: Iterable[TensorType] = ()
+    ) -> Value:
+        """A new node of the primitive `op`; its first output.
+
+        The types of the outputs are inferred by building the operation on lazy zeros, unless a trace has told them.
+        """
+        types = tuple(outputs)
+        if not types:
+            blank = [mx.zeros(operand.shape, operand.dtype) for operand in operands]
+            types = tuple(type_of(array) for array in rebuild(op, arguments, blank))
+        node = Node(op, arguments, types, scope)
+        self._insert(node, operands)
+        return Value(node)
+
+    def redirect(self, old: Value, new: Value) -> None:
+        """Everyone who reads `old`, outputs of the program included, reads `new` instead."""
+        if old.type != new.type:
+            raise TypeError(f"cannot put {new.type} where {old.type} was")
+        for consumer, place in self.users(old):
+            self._wires.remove_edge(old.node, consumer, key=place)
+            self._wires.add_edge(new.node, consumer, key=place, index=new.index)
+        self.outputs = [new if output == old else output for output in self.outputs]
+        self._changed()
+
+    def prune(self) -> None:
+        """Drop what no output needs; inputs stay."""
+        alive: set[Node] = set(self.inputs)
+        stack = [output.node for output in self.outputs]
+        while stack:
+            node = stack.pop()
+            if node not in alive:
+                alive.add(node)
+                stack.extend(self._wires.pred[node])
+        self._wires.remove_nodes_from([node for node in self._wires if node not in alive])
+        self._changed()
+
+    def copy(self) -> Graph:
+        """A graph of the same nodes that can be changed on its own."""
+        twin = Graph()
+        twin._wires = self._wires.copy()
+        twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        return twin
+
+    def _insert(self, node: Node, operands: Sequence[Value]) -> None:
+        self._wires.add_node(node)
+        for place, operand in enumerate(operands):
+            self._wires.add_edge(operand.node, node, key=place, index=operand.index)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._order = self._labels = None
+
+    # -- showing ---------------------------------------------------------------------------------------------------
+
+    def label(self, node: Node) -> str:
+        """A readable name of `node`, unique in the graph: `layers.0.attn/Softmax_2`."""
+        if self._labels is None:
+            seen: Counter[str] = Counter()
+            self._labels = {}
+            for each in self.nodes:
+                stem = f"{each.scope}/{each.op}" if each.scope else each.op
+                self._labels[each] = f"{stem}_{seen[stem]}" if seen[stem] else stem
+                seen[stem] += 1
+        return self._labels.get(node, node.op)
+
+    def __str__(self) -> str:
+        names = {value: f"%{number}" for number, value in enumerate(self._values())}
+        lines = []
+        for node in self.nodes:
+            left = ", ".join(f"{names[Value(node, i)]}: {type}" for i, type in enumerate(node.outputs))
+            parts = [names[operand] for operand in self.operands(node)] + [_show(a) for a in node.arguments]
+            if node.array is not None and node.array.size == 1:
+                parts.append(str(node.array.item()))
+            scope = f"  # {node.scope}" if node.scope else ""
+            lines.append(f"{left} = {node.op}({', '.join(parts)}){scope}")
+        lines.append(f"return {', '.join(names[output] for output in self.outputs)}")
+        return "\n".join(lines)
+
+    def _values(self) -> Iterator[Value]:
+        return (Value(node, index) for node in self.nodes for index in range(len(node.outputs)))
+
+    def lint(self) -> list[str]:
+        """What is wrong with the graph, a sentence each, with the node; an empty list when all is well."""
+        if not nx.is_directed_acyclic_graph(self._wires):
+            return ["the graph has a cycle"]
+        complaints = []
+        for node in self.nodes:
+            places = sorted(place for edges in self._wires.pred[node].values() for place in edges)
+            if places != list(range(len(places))):
+                complaints.append(f"{self.label(node)}: its operands are numbered {places}")
+            for operand in self.operands(node):
+                if operand.index >= len(operand.node.outputs):
+                    complaints.append(f"{self.label(node)}: reads output {operand.index} of {operand.node}")
+            if node.op not in OPS and node.op not in (INPUT, CONSTANT):
+                complaints.append(f"{self.label(node)}: no such primitive")
+            if (node.op == INPUT) != (node in self.inputs):
+                complaints.append(f"{self.label(node)}: an input that the graph does not list")
+        complaints += [f"output {i} is not in the graph" for i, v in enumerate(self.outputs) if v.node not in self]
+        return complaints
+
+
+def _show(argument: Any) -> str:
+    return str(argument).replace("mlx.core.", "")

@@ -1,0 +1,144 @@
+"""The cursor: where a match stands, and all that it has seen through on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import mlx.core as mx
+
+from fuser.ir.graph import Graph, Node, Value
+from fuser.ir.known import Known
+from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, before, resolve
+
+FLOATS = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
+# these give what they are given
+IDENTITIES = frozenset({"StopGradient", "Copy", "Contiguous", "Depends"})
+
+
+class Miss(Exception):
+    """A match that ends: why, at which node, and how far it had come."""
+
+    def __init__(self, reason: str, at: Node, depth: int = 0, attention: bool = True) -> None:
+        super().__init__(reason)
+        self.reason, self.at, self.depth = reason, at, depth
+        self.attention = attention
+        """False when the softmax is none of an attention, rather than one that cannot be fused."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph and what is known of its values."""
+
+    graph: Graph
+    known: Known
+
+    def operands(self, value: Value) -> tuple[Value, ...]:
+        """What the maker of `value` reads."""
+        return self.graph.operands(value.node)
+
+    def name(self, value: Value) -> str:
+        """How a reason calls `value`: by the node that makes it."""
+        return f"`{self.graph.label(value.node)}`"
+
+
+@dataclass(frozen=True)
+class Term:
+    """An array in a region, with what its dimensions mean."""
+
+    value: Value
+    dims: Dims
+
+    @property
+    def axes(self) -> frozenset[object]:
+        """The axes over which it varies."""
+        return frozenset(axes_of(self.dims))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A product of one number and of arrays that do not vary along the keys."""
+
+    number: float = 1.0
+    factors: tuple[Term, ...] = ()
+    divisors: tuple[Term, ...] = ()
+
+    def times(self, number: float) -> Scale:
+        """The scale, `number` times as large."""
+        return replace(self, number=self.number * number)
+
+    def over(self, outer: Scale) -> Scale:
+        """This scale times another."""
+        return Scale(self.number * outer.number, self.factors + outer.factors, self.divisors + outer.divisors)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One step that masks scores; the scale met before it (outside of it) applies to it too."""
+
+    kind: Literal["add", "keep", "times", "floor"]
+    term: Term
+    scale: Scale = field(default_factory=Scale)
+    fill: float = 0.0
+    """For `keep`: what stands where the mask does not keep, scaled. For `floor`: the smallest score."""
+    inverted: bool = False
+    """For `keep`: the mask says what to drop."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in the graph on the way from the softmax to the product, with what was peeled off so far."""
+
+    program: Program
+    value: Value
+    dims: Dims
+    keys: Dim
+    scale: Scale = field(default_factory=Scale)
+    masks: tuple[Mask, ...] = ()
+    depth: int = 0
+
+    @property
+    def op(self) -> str:
+        """The primitive here."""
+        return self.value.node.op
+
+    def operands(self) -> tuple[Value, ...]:
+        """What the node here reads."""
+        return self.program.operands(self.value)
+
+    def to(self, value: Value, dims: Dims | None = None, scale: Scale | None = None, *masks: Mask) -> Cursor:
+        """The cursor moved to `value`, with what was seen on the way."""
+        return replace(
+            self,
+            value=value,
+            dims=resolve(self.dims if dims is None else dims),
+            scale=scale or self.scale,
+            masks=self.masks + masks,
+            depth=self.depth + 1,
+        )
+
+    def miss(self, reason: str) -> Miss:
+        """The match ends here."""
+        return Miss(reason, self.value.node, self.depth)
+
+    def term(self, value: Value) -> Term:
+        """`value`, shaped like what is here, seen through the views that only repeat or move it."""
+        return seen_through(self.program, value, self.dims)
+
+
+def seen_through(program: Program, value: Value, dims: Dims) -> Term:
+    """`value` (with `dims`) without the views that lead to it, so that it is as small as it comes."""
+    while value.node.op in VIEWS or value.node.op in IDENTITIES:
+        source = program.operands(value)[0]
+        if value.node.op in VIEWS:
+            given = before(value.node.op, value.node.arguments, dims, source.shape)
+            if given is None:
+                break
+            dims = given
+        value = source
+    return Term(value, resolve(dims))
+
+
+def is_float(value: Value) -> bool:
+    """Whether `value` holds floating-point numbers."""
+    return value.dtype in FLOATS

@@ -1,0 +1,266 @@
+"""From the softmax back to the product of queries and keys: one peeler for each thing that may lie between.
+
+A peeler takes a cursor to where it leads: it returns the cursors past the node, of which the first that reaches a
+product wins, or raises `Miss`. What it goes by is the meaning, so its guard is part of it: an array that varies along the
+keys is no scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fuser.ir.graph import Value
+from fuser.patterns.axes import VIEWS, Dim, axes_of, before, fresh, resolve
+from fuser.patterns.cursor import IDENTITIES, Cursor, Mask, Miss, Scale, is_float
+from fuser.patterns.operands import Operand, operand
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of queries and keys, and the scale that it is multiplied with."""
+
+    query: Operand
+    key: Operand
+    depth: Dim
+    scale: Scale
+    rows: Dim
+    """The axes of the product's own query dimension."""
+    value: Value
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What goes into a softmax: a sum of products, masked."""
+
+    products: tuple[Product, ...]
+    masks: tuple[Mask, ...]
+    depth: int
+
+
+Peeler = Callable[[Cursor], Iterable[Cursor]]
+PEELERS: dict[str, Peeler] = {}
+
+WHY = {
+    "Tanh": "the scores are capped by tanh (softcap), which the kernel cannot do",
+    "QuantizedMatmul": "the product is a quantized one: the keys are not an array of numbers",
+    "Concatenate": "the scores are concatenated with something else before the softmax",
+    "Convolution": "the scores come from a convolution",
+    "ArgPartition": "the scores are selected by a partial sort (top-k)",
+    "Partition": "the scores are selected by a partial sort (top-k)",
+    "Sort": "the scores are sorted",
+    "Input": "the scores are an input of the program: no product makes them",
+    "Constant": "the scores are constant",
+}
+
+
+def peels(*ops: str) -> Callable[[Peeler], Peeler]:
+    """Register a peeler for primitives."""
+
+    def register(peeler: Peeler) -> Peeler:
+        PEELERS.update(dict.fromkeys(ops, peeler))
+        return peeler
+
+    return register
+
+
+def scores(cursor: Cursor) -> Scores:
+    """The products and masks behind `cursor`; raises the `Miss` of the way that led furthest."""
+    if cursor.op in ("Matmul", "AddMM", "Reduce"):
+        return product(cursor)
+    peeler = PEELERS.get(cursor.op)
+    if peeler is None:
+        raise cursor.miss(WHY.get(cursor.op, f"between product and softmax stands {cursor.op}, which the kernel cannot do"))
+    found: list[Scores] = []
+    furthest: Miss | None = None
+    for way in peeler(cursor):
+        try:
+            found.append(scores(way))
+        except Miss as miss:
+            if furthest is None or miss.depth > furthest.depth:
+                furthest = miss
+        else:
+            if cursor.op not in ("Add", "Subtract"):
+                break
+    if not found:
+        raise furthest or cursor.miss("the scores are not a product")
+    return found[0] if len(found) == 1 else _sum(cursor, *found)
+
+
+def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
+    """Two products added: `q1 k1 + q2 k2` is one product of concatenated queries and keys.
+
+    When the keys of one vary along the queries of the other, it is a relative position's share: an additive mask.
+    """
+    if _bound(right, left):
+        return left
+    if _bound(left, right):
+        return right
+    seen = len(cursor.masks)
+    # each way took the other side for a mask: that entry goes
+    inner = left.masks[seen + 1 :] + right.masks[seen + 1 :]
+    if any(mask.kind != "add" for mask in inner):
+        raise cursor.miss("two products are added of which one is masked alone")
+    return Scores(left.products + right.products, cursor.masks + inner, max(left.depth, right.depth))
+
+
+def _bound(scores: Scores, other: Scores) -> bool:
+    rows = {axis for product in other.products for axis in product.query.axes - product.key.axes}
+    return any(product.key.axes & rows for product in scores.products)
+
+
+@peels("AsType")
+def cast(cursor: Cursor) -> Iterable[Cursor]:
+    """Casts between float types: the kernel's softmax is in float32 whatever they are."""
+    source = cursor.operands()[0]
+    if not is_float(source):
+        raise cursor.miss("the scores are cast from a type that is not a float")
+    yield cursor.to(source)
+
+
+@peels(*IDENTITIES)
+def identity(cursor: Cursor) -> Iterable[Cursor]:
+    """What gives what it is given."""
+    yield cursor.to(cursor.operands()[0])
+
+
+@peels(*VIEWS)
+def view(cursor: Cursor) -> Iterable[Cursor]:
+    """Transposes and reshapes only move axes."""
+    source = cursor.operands()[0]
+    dims = before(cursor.op, cursor.value.node.arguments, cursor.dims, source.shape)
+    if dims is None:
+        raise cursor.miss("the scores are reshaped across their axes")
+    yield cursor.to(source, dims)
+
+
+@peels("Negative")
+def negative(cursor: Cursor) -> Iterable[Cursor]:
+    """A scale of -1."""
+    yield cursor.to(cursor.operands()[0], None, cursor.scale.times(-1))
+
+
+@peels("Multiply")
+def multiply(cursor: Cursor) -> Iterable[Cursor]:
+    """A scale on either side: a number, or an array that does not vary along the keys."""
+    for value, other in both_ways(cursor):
+        yield scaled(cursor, value, other)
+
+
+@peels("Divide")
+def divide(cursor: Cursor) -> Iterable[Cursor]:
+    """A scale below the line."""
+    value, other = cursor.operands()
+    yield scaled(cursor, value, other, divides=True)
+
+
+def scaled(cursor: Cursor, value: Value, other: Value, divides: bool = False) -> Cursor:
+    """The cursor at `value`, of which `other` is a scale; a 0/1 mask is kept as one for the masks to judge."""
+    number = cursor.program.known.number(other)
+    if number is not None and math.isfinite(number) and number != 0:
+        return cursor.to(value, None, cursor.scale.times(1 / number if divides else number))
+    term = cursor.term(other)
+    if term.axes.isdisjoint(axes_of([cursor.keys])):
+        more = Scale(1.0, (), (term,)) if divides else Scale(1.0, (term,))
+        return cursor.to(value, None, cursor.scale.over(more))
+    if divides:
+        raise cursor.miss(f"the scores are divided by {cursor.program.name(other)}, which varies along the keys: no scale")
+    return cursor.to(value, None, None, Mask("times", term, cursor.scale))
+
+
+@peels("Add")
+def add(cursor: Cursor) -> Iterable[Cursor]:
+    """An additive mask, on either side."""
+    for value, other in both_ways(cursor):
+        yield cursor.to(value, None, None, Mask("add", cursor.term(other), cursor.scale))
+
+
+@peels("Subtract")
+def subtract(cursor: Cursor) -> Iterable[Cursor]:
+    """An additive mask with the sign turned; what is the same along the keys is no matter to a softmax."""
+    left, right = cursor.operands()
+    if is_shift(cursor, left, right):
+        yield cursor.to(left)
+        return
+    yield cursor.to(left, None, None, Mask("add", cursor.term(right), cursor.scale.times(-1)))
+    yield cursor.to(right, None, cursor.scale.times(-1), Mask("add", cursor.term(left), cursor.scale))
+
+
+def is_shift(cursor: Cursor, scores: Value, shift: Value) -> bool:
+    """Whether `shift` is the largest of `scores` along the keys, as it is subtracted for the sake of the exponential."""
+    term = cursor.term(shift)
+    largest = term.value.node.op == "Reduce" and term.value.node.arguments[0] == 5
+    return largest and term.axes.isdisjoint(axes_of([cursor.keys])) and cursor.program.operands(term.value)[0] == scores
+
+
+@peels("Select")
+def select(cursor: Cursor) -> Iterable[Cursor]:
+    """`where(mask, scores, fill)` and `where(mask, fill, scores)`."""
+    condition, left, right = cursor.operands()
+    for value, other, inverted in ((left, right, False), (right, left, True)):
+        number = cursor.program.known.number(other)
+        if number is not None:
+            fill = number * cursor.scale.number
+            if cursor.scale.factors or cursor.scale.divisors:
+                raise cursor.miss("the masked scores are scaled by an array after the mask")
+            yield cursor.to(value, None, None, Mask("keep", cursor.term(condition), cursor.scale, fill, inverted))
+
+
+@peels("Maximum")
+def maximum(cursor: Cursor) -> Iterable[Cursor]:
+    """`maximum(scores, finfo.min)`: a floor under the mask."""
+    for value, other in both_ways(cursor):
+        number = cursor.program.known.number(other)
+        if number is not None:
+            floor = number * cursor.scale.number
+            yield cursor.to(value, None, None, Mask("floor", cursor.term(other), cursor.scale, floor))
+
+
+def both_ways(cursor: Cursor) -> Iterable[tuple[Value, Value]]:
+    """The operands of a binary node as (scores, other), likelier way first; what is known is never the scores."""
+    left, right = cursor.operands()
+    for value, other in ((left, right), (right, left)):
+        if not cursor.program.known.is_known(value):
+            yield value, other
+
+
+def product(cursor: Cursor) -> Scores:
+    """The product of queries and keys, as one of two matrices or as elementwise product and sum."""
+    masks, scale = cursor.masks, cursor.scale
+    dims = resolve(cursor.dims)
+    if cursor.op == "Reduce":
+        left, right, left_dims, right_dims, depth, rows = _summed(cursor)
+    else:
+        left, right = cursor.operands()[:2]
+        depth = fresh(left.shape[-1], "depth")
+        left_dims, right_dims = (*dims[:-1], depth), (*dims[:-2], depth, dims[-1])
+        rows = dims[-2]
+        if cursor.op == "AddMM":
+            alpha, beta = cursor.value.node.arguments
+            bias = Mask("add", cursor.term(cursor.operands()[2]), scale.times(beta))
+            masks, scale = (*masks, bias), scale.times(alpha)
+    first, second = operand(cursor.program, left, left_dims), operand(cursor.program, right, right_dims)
+    keys = set(axes_of([cursor.keys]))
+    if not second.axes >= keys or first.axes & keys:
+        first, second, rows = second, first, dims[-1]
+    if not second.axes >= keys or first.axes & keys:
+        raise cursor.miss("the product is not one of queries and keys: the softmax runs along other axes than the keys'")
+    scale = scale.times(first.number * second.number)
+    rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
+    found = Product(first, second, tuple(axes_of([depth])), scale, rows, cursor.value)
+    return Scores((found,), masks, cursor.depth)
+
+
+def _summed(cursor: Cursor) -> tuple[Value, Value, tuple[Dim, ...], tuple[Dim, ...], Dim, Dim]:
+    source = cursor.operands()[0]
+    kind, axes = cursor.value.node.arguments[:2]
+    if kind != 2 or len(axes) != 1 or source.node.op != "Multiply":
+        raise cursor.miss("the scores are a reduction that is no product")
+    depth = fresh(source.shape[axes[0]], "depth")
+    place = axes[0] % len(source.shape)
+    dims = tuple(depth if i == place else dim for i, dim in enumerate(resolve(cursor.dims)))
+    left, right = cursor.program.operands(source)
+    return left, right, dims, dims, depth, ()
+
+

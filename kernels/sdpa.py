@@ -1,0 +1,47 @@
+"""The fused kernel, `mx.fast.scaled_dot_product_attention`: which regions it takes, and what a call of it costs and saves."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from fuser.patterns.attention import Attention
+from fuser.patterns.axes import size_of
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def refuses(region: Attention) -> str | None:
+    """Why the kernel cannot compute `region`, or None when it can.
+
+    The rules are those under which `mx.fast.scaled_dot_product_attention` gives the program's answer, on any backend;
+    whether a backend has a fused kernel for the sizes is its own affair: where it has none, MLX computes the same unfused.
+    """
+    if region.dtype not in FLOATS:
+        return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
+    if region.mask.kind != "none" and region.mask.empty == "mean" and region.mask.kind == "additive" and not _half(region):
+        return "a row that is masked wholly has no answer in common with the kernel"
+    return None
+
+
+def _half(region: Attention) -> bool:
+    return region.dtype == mx.float16
+
+
+def bytes_saved(region: Attention) -> int:
+    """The bytes that are no longer written: scores and weights in full, and keys and values repeated for each head."""
+    roles = region.roles
+    outer = size_of(roles.batch) * roles.query_heads
+    cells = outer * size_of(roles.queries) * size_of(roles.keys)
+    size = region.softmax.weights.dtype.size
+    repeated = (roles.query_heads - roles.key_heads) * size_of(roles.batch) * size_of(roles.keys)
+    return 2 * cells * size + repeated * (region.depth + size_of(region.width)) * region.dtype.size
+
+
+def flops_saved(region: Attention) -> int:
+    """The floating-point operations that are no longer done: under a causal mask, those above the diagonal."""
+    if region.mask.kind != "causal":
+        return 0
+    rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
+    hidden = sum(max(0, min(columns, rows - 1 - row)) for row in range(rows))
+    outer = size_of(region.roles.batch) * region.roles.query_heads
+    return 2 * outer * hidden * (region.depth + size_of(region.width))
