@@ -86,3 +86,13 @@ def _dictionary(kind: Callable[..., Any], items: dict[Any, Any]) -> Any:
     made = kind.__new__(kind)  # type: ignore[call-overload]
     made.update(items)
     return made
+
+
+def names(spec: Spec) -> list[str]:
+    """A name for each array of a tree: the keys that lead to it, joined by dots."""
+    if spec.kind == ARRAY:
+        return [""]
+    if spec.kind == STATIC:
+        return []
+    keys = spec.keys or range(len(spec.children))
+    return [f"{key}.{rest}".rstrip(".") for key, child in zip(keys, spec.children, strict=True) for rest in names(child)]

@@ -7,8 +7,11 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from fuser.fusion import fuse_given
 from fuser.ir.graph import Graph
+from fuser.model import Model
 from fuser.optimized import Optimized, given_state, name_of, traced_call
 from fuser.report import Report
+from fuser.verification import Verification
+from fuser.verification import verify as verify_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,8 +39,8 @@ def optimize(
     of the result says so, as it says for every softmax whether it was fused, and why not.
     """
     if fn is None:
-        return lambda fn: Optimized(fn, inputs, outputs, fuse=fuse)
-    return Optimized(fn, inputs, outputs, fuse=fuse)
+        return lambda fn: Optimized(_plain(fn), inputs, outputs, fuse=fuse)
+    return Optimized(_plain(fn), inputs, outputs, fuse=fuse)
 
 
 def trace(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Graph:
@@ -46,11 +49,32 @@ def trace(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Graph:
     Inputs of the graph are the arrays of the arguments, in order, then those of the modules that `fn` is or captures.
     Raises `TraceError` when MLX cannot trace it.
     """
-    return traced_call(fn, args, kwargs).graph
+    return traced_call(_plain(fn), args, _arrays(fn, kwargs)).graph
 
 
 def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
     """What `optimize(fn)(*args, **kwargs)` would fuse, and why not the rest; nothing is run. Raises `TraceError`."""
-    traced = traced_call(fn, args, kwargs)
+    traced = traced_call(_plain(fn), args, _arrays(fn, kwargs))
     given = {node: slot.array for node, slot in given_state(traced).items()}
-    return fuse_given(traced.graph, given, name_of(fn)).report
+    return fuse_given(traced.graph, given, name_of(_plain(fn))).report
+
+
+def verify(fn: Callable[..., Any], /, *args: Any, rtol: float | None = None, **kwargs: Any) -> Verification:
+    """Run `fn(*args, **kwargs)` fused and unfused and compare: each output, and each region on the same inputs.
+
+    Errors are relative to the largest value of the unfused answer; the tolerance is `rtol`, or one that fits the dtype
+    (1e-4 for float32, 1e-2 for float16, 4e-2 for bfloat16). The result is true when all agree; printed, it shows every
+    comparison. Raises `TraceError` when the program cannot be traced.
+    """
+    return verify_call(_plain(fn), *args, rtol=rtol, **_arrays(fn, kwargs))
+
+
+def _plain(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The program itself, where `fn` is one that is optimized already."""
+    if isinstance(fn, Model):
+        return fn.program
+    return fn.original if isinstance(fn, Optimized) else fn
+
+
+def _arrays(fn: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return dict(fn.program.prepare(kwargs)) if isinstance(fn, Model) else kwargs

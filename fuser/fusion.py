@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -17,6 +17,8 @@ from fuser.patterns.cursor import Miss, Program
 from fuser.patterns.softmax import Softmax, softmaxes
 from fuser.report import Region, Report
 from fuser.rewrite import Rewriter
+
+Found = tuple[Softmax, Attention | Miss]
 
 
 @dataclass(frozen=True)
@@ -37,29 +39,28 @@ def fuse(graph: Graph, program: str = "") -> tuple[Graph, Report]:
 def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") -> Fused:
     """`fuse`, where the values of some inputs may be relied on as long as the caller watches them."""
     start = time.perf_counter()
-    known = Known(graph, given)
-    reader = Program(graph, known)
-    found: list[tuple[Node, Softmax | None, Attention | Miss | None]] = [
-        (node, None, None) for node in graph.nodes if node.op == KERNEL
-    ]
-    found += [(softmax.node, softmax, _read(reader, softmax)) for softmax in softmaxes(reader)]
+    found, relied = match(graph, given)
     matched = time.perf_counter()
     rewritten = graph.copy()
     rewriter = Rewriter(rewritten)
-    entries: dict[Node, Region] = {}
-    for node, softmax, result in found:
-        if softmax is None:
-            entries[node] = _called(graph, node)
-        elif isinstance(result, Attention):
+    entries = {node: _called(graph, node) for node in graph.nodes if node.op == KERNEL}
+    for softmax, result in found:
+        if isinstance(result, Miss):
+            entries[softmax.node] = _missed(graph, softmax, result)
+        else:
             call = rewriter.fuse(result)
-            entries[node] = _fused(graph, result, [operand.type for operand in rewritten.operands(call.node)])
-        elif isinstance(result, Miss):
-            entries[node] = _missed(graph, softmax, result)
+            entries[softmax.node] = _fused(graph, result, [value.type for value in rewritten.operands(call.node)])
     rewritten.prune()
-    end = time.perf_counter()
+    seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
     regions = tuple(entries[node] for node in graph.nodes if node in entries)
-    seconds = {"match": matched - start, "rewrite": end - matched}
-    return Fused(rewritten, Report(regions, program, (), len(graph), seconds), frozenset(known.relied))
+    return Fused(rewritten, Report(regions, program, (), len(graph), seconds), relied)
+
+
+def match(graph: Graph, given: Mapping[Node, mx.array]) -> tuple[list[Found], frozenset[Node]]:
+    """What every softmax of `graph` is, and the inputs whose given values that relies on."""
+    program = Program(graph, Known(graph, given))
+    found = [(softmax, _read(program, softmax)) for softmax in softmaxes(program)]
+    return found, frozenset(program.known.relied)
 
 
 def _read(program: Program, softmax: Softmax) -> Attention | Miss:
@@ -71,21 +72,17 @@ def _read(program: Program, softmax: Softmax) -> Attention | Miss:
     return region if reason is None else Miss(reason, softmax.node)
 
 
-def _fused(graph: Graph, region: Attention, types: list[TensorType]) -> Region:
+def _fused(graph: Graph, region: Attention, types: Sequence[TensorType]) -> Region:
     node = region.softmax.node
-    q, k, v = types[:3]
     return Region(
         "fused",
         None,
         graph.label(node),
         node.scope or graph.label(node),
-        q,
-        k,
-        v,
+        *types[:3],
         region.scale,
         region.mask.kind,
-        region.roles.query_heads,
-        region.roles.key_heads,
+        *region.heads,
         sdpa.bytes_saved(region),
         sdpa.flops_saved(region),
     )
@@ -93,16 +90,29 @@ def _fused(graph: Graph, region: Attention, types: list[TensorType]) -> Region:
 
 def _missed(graph: Graph, softmax: Softmax, miss: Miss) -> Region:
     node = softmax.node
-    verdict = "refused" if miss.attention else "not attention"
-    return Region(verdict, miss.reason, graph.label(miss.at), node.scope or graph.label(node))  # type: ignore[arg-type]
+    return Region(
+        "refused" if miss.attention else "not attention",
+        miss.reason,
+        graph.label(miss.at),
+        node.scope or graph.label(node),
+    )
 
 
 def _called(graph: Graph, node: Node) -> Region:
     q, k, v, *rest = (operand.type for operand in graph.operands(node))
-    causal, sinks = node.arguments[1], node.arguments[2]
+    scale, causal, sinks = node.arguments[:3]
     array = rest[0] if len(rest) > sinks else None
     kind = "causal" if causal else "none" if array is None else "boolean" if array.dtype == mx.bool_ else "additive"
-    reason = "the program calls the kernel itself"
-    heads = q.shape[1], k.shape[1]
-    scale = float(node.arguments[0])
-    return Region("already fused", reason, graph.label(node), node.scope or graph.label(node), q, k, v, scale, kind, *heads)
+    return Region(
+        "already fused",
+        "the program calls the kernel itself",
+        graph.label(node),
+        node.scope or graph.label(node),
+        q,
+        k,
+        v,
+        float(scale),
+        kind,
+        q.shape[1],
+        k.shape[1],
+    )

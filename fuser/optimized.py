@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import time
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from fuser.errors import TraceError
 from fuser.execute import Flat, runner
@@ -71,6 +71,11 @@ class Optimized(Generic[P, R]):
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._last: Entry | None = None
         functools.update_wrapper(self, fn, updated=())
+
+    @property
+    def original(self) -> Callable[P, R]:
+        """The program as it was given."""
+        return self._fn
 
     @property
     def report(self) -> Report:
@@ -191,15 +196,8 @@ def _unchanged(slot: Slot, array: mx.array, address: int) -> bool:
 
 def _address(array: mx.array) -> int:
     """Where the array's memory lies: an update in place gives it another, while we hold the old one."""
-    view = memoryview(array)  # type: ignore[arg-type]
-    return 0 if view.nbytes == 0 else mx_address(view)
-
-
-def mx_address(view: memoryview) -> int:
-    """The address of the first byte of a buffer."""
-    import numpy as np
-
-    return int(np.asarray(view).__array_interface__["data"][0])
+    view = np.asarray(memoryview(array))  # type: ignore[arg-type]
+    return int(view.__array_interface__["data"][0])
 
 
 def _listed(run: Flat) -> Callable[..., list[mx.array]]:
@@ -217,7 +215,3 @@ def name_of(fn: Any) -> str:
         return name_of(fn.func)
     return getattr(fn, "__qualname__", None) or getattr(fn, "name", None) or type(fn).__name__
 
-
-def takes(fn: Callable[..., Any]) -> list[str]:
-    """The names of a callable's parameters."""
-    return list(inspect.signature(fn).parameters)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from fuser.ir.graph import KERNEL, Graph, Value
 from fuser.layout import relayout
 from fuser.patterns.attention import Attention
-from fuser.patterns.axes import Dim, Dims, axes_of, size_of
-from fuser.patterns.cursor import Term
+from fuser.patterns.axes import Dims, axes_of, size_of
+from fuser.patterns.cursor import FLOATS, Mask, Scale, Term
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
+from fuser.patterns.weights import Step
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -1e30
@@ -31,14 +32,33 @@ class Rewriter:
 
     def fuse(self, region: Attention) -> Value:
         """Replace `region`; the value that the kernel's call gives."""
-        self._scope = region.softmax.node.scope
-        call = self._call(region)
-        output = self._guarded(region, call)
-        if region.number != 1:
-            output = self._scaled(output, region.number)
-        output = self._cast(output, region.output.dtype)
-        self._graph.redirect(region.output, relayout(self._graph, output, _layout(region, region.width), region.dims))
+        call, output = self.replacement(region)
+        self._graph.redirect(region.weighted.output, output)
         return call
+
+    def replacement(self, region: Attention) -> tuple[Value, Value]:
+        """The kernel's call for `region` and the value made of it that can stand for the region's output."""
+        self._scope = region.softmax.node.scope
+        roles, weighted = region.roles, region.weighted
+        layout = (roles.batch, roles.heads + roles.groups, roles.queries, weighted.width)
+        call = self._call(region)
+        output = self._scaled(self._guarded(region, call), weighted.number)
+        for step in weighted.steps:
+            output = self._stepped(output, step, layout)
+        output = self._cast(output, weighted.output.dtype)
+        return call, relayout(self._graph, output, layout, weighted.dims)
+
+    def _stepped(self, output: Value, step: Step, layout: Dims) -> Value:
+        """What the program does to each row of weights, done to the output."""
+        term = relayout(self._graph, step.term.value, step.term.dims, layout)
+        if step.kind == "keep":
+            pair = [self._number(0, output.dtype), output] if step.inverted else [output, self._number(0, output.dtype)]
+            term = term if term.dtype == mx.bool_ else self._memo("NotEqual", self._alike(term, self._number(0, term.dtype)))
+            return self._add("Select", self._alike(term, *pair))
+        if step.kind == "add":
+            other = self._scaled(self._cast(term, output.dtype), step.number)
+            return self._add("Add", self._alike(output, other))
+        return self._add("Multiply" if step.kind == "multiply" else "Divide", self._alike(output, self._cast(term, output.dtype)))
 
     # -- the call --------------------------------------------------------------------------------------------------
 
@@ -46,8 +66,8 @@ class Rewriter:
         roles = region.roles
         rows, columns = roles.queries, roles.keys
         queries, keys = [], []
-        single = len(region.products) == 1
-        scale = region.products[0].scale.number if single else 1.0
+        # several products: the first one's scale for all, the rest on the queries
+        scale = region.products[0].scale.number
         for product in region.products:
             target = (roles.batch, roles.heads + roles.groups, rows, product.depth)
             query = product.query
@@ -56,14 +76,26 @@ class Rewriter:
             for term in product.scale.divisors:
                 query = self._times(query, term, "Divide")
             array = self._laid(query, region.dtype, target)
-            queries.append(array if single else self._scaled(array, product.scale.number))
+            queries.append(self._scaled(array, product.scale.number / scale))
             target = (roles.batch, roles.heads, columns, product.depth)
             keys.append(self._laid(product.key, region.dtype, target))
-        value = self._laid(region.value, region.dtype, (roles.batch, roles.heads, columns, region.width))
-        operands = [self._joined(queries), self._joined(keys), value]
-        mask = self._mask(region)
-        arguments = (scale, region.mask.causal and mask is None, False, False, False)
-        return self._add(KERNEL, [*operands, *([mask] if mask is not None else [])], *arguments)
+        value = self._value(region)
+        mask, sinks = self._mask(region), self._sinks(region)
+        operands = [self._joined(queries), self._joined(keys), value, *(x for x in (mask, sinks) if x is not None)]
+        return self._add(KERNEL, operands, scale, region.mask.kind == "causal", sinks is not None, False, False)
+
+    def _value(self, region: Attention) -> Value:
+        roles, weighted = region.roles, region.weighted
+        return self._laid(weighted.value, region.dtype, (roles.batch, roles.heads, roles.keys, weighted.width))
+
+    def _sinks(self, region: Attention) -> Value | None:
+        heads = region.roles.heads + region.roles.groups
+        if isinstance(region.sink, Term):
+            logits = relayout(self._graph, region.sink.value, region.sink.dims, (heads,), (True,))
+            return self._cast(logits, region.dtype)
+        if region.sink is None:
+            return None
+        return self._memo("Broadcast", [self._number(region.sink, region.dtype)], (size_of(heads),))
 
     def _laid(self, operand: Operand, dtype: mx.Dtype, target: Dims) -> Value:
         value = self._cast(operand.value, dtype)
@@ -90,54 +122,55 @@ class Rewriter:
         reading = region.mask
         if reading.kind in ("none", "causal"):
             return None
-        keep = self._keep(region)
-        if reading.kind == "boolean":
-            assert keep is not None
-            return self._filled(keep, region) if reading.empty else keep
-        total = self._bias(region)
-        if keep is not None:
-            lowest = LOWEST_HALF if region.dtype == mx.float16 else LOWEST
-            fill = self._number(-math.inf if reading.fill == -math.inf else max(reading.fill, lowest), region.dtype)
-            total = self._add("Select", self._alike(keep, total, fill))
-        return self._filled(total, region) if reading.empty else total
+        mask = self._keep(region) if reading.kind == "boolean" else self._bias(region)
+        return self._filled(mask) if reading.empty in ("nan", "zero", "mean") else mask
 
-    def _keep(self, region: Attention) -> Value | None:
+    def _keep(self, region: Attention) -> Value:
         """The keep masks as one boolean array."""
         reading = region.mask
-        known = reading.keep
-        if known is None and reading.causal:
-            known = None
-        parts = [self._constant(known, reading, region)] if known is not None else []
-        for mask in reading.keeps:
-            array = self._place(mask.term, region)
-            array = array if array.dtype == mx.bool_ else self._memo("NotEqual", [array, self._number(0, array.dtype)])
-            parts.append(self._memo("LogicalNot", [array]) if mask.inverted else array)
+        parts = [self._constant(reading.keep, reading, region)] if reading.keep is not None else []
+        parts += [self._kept(mask, region) for mask in reading.keeps]
         while len(parts) > 1:
             parts[:2] = [self._memo("LogicalAnd", self._alike(*parts[:2]))]
-        return parts[0] if parts else None
+        return parts[0]
+
+    def _kept(self, mask: Mask, region: Attention) -> Value:
+        array = self._place(mask.term, region)
+        if array.dtype != mx.bool_:
+            array = self._memo("NotEqual", self._alike(array, self._number(0, array.dtype)))
+        return self._memo("LogicalNot", [array]) if mask.inverted else array
 
     def _bias(self, region: Attention) -> Value:
-        """The additive masks as one array, in the kernel's type."""
+        """The additive masks as one array, in the kernel's type: what the program makes of scores of zero."""
         reading, dtype = region.mask, region.dtype
-        parts = []
-        for term, scale in reading.biases:
-            array = self._place(term, region)
-            wide = mx.float32 if array.dtype.size < 4 or array.dtype == mx.float64 else array.dtype
-            array = self._cast(array, wide if scale.number != 1 or scale.factors or scale.divisors else array.dtype)
-            for factor in scale.factors:
-                array = self._memo("Multiply", self._alike(array, self._cast(self._place(factor, region), array.dtype)))
-            for factor in scale.divisors:
-                array = self._memo("Divide", self._alike(array, self._cast(self._place(factor, region), array.dtype)))
-            parts.append(self._scaled(array, scale.number))
         if reading.bias is not None:
-            parts.append(self._constant(reading.bias.astype(np.float32), reading, region))
-        while len(parts) > 1:
-            left, right = (self._cast(part, mx.float32) for part in parts[:2])
-            parts[:2] = [self._memo("Add", self._alike(left, right))]
-        total = parts[0]
-        if reading.floor is not None:
-            total = self._memo("Maximum", self._alike(total, self._number(reading.floor, total.dtype)))
-        return self._cast(self._bounded(total, dtype) if reading.biases else total, dtype)
+            lowest = LOWEST_HALF if dtype == mx.float16 else LOWEST
+            bias = np.where(reading.bias == -math.inf, reading.bias, np.maximum(reading.bias, lowest))
+            return self._cast(self._constant(bias.astype(np.float32), reading, region), dtype)
+        total: Value | None = None
+        for mask, known in reversed(reading.steps):
+            if mask.kind == "floor":
+                assert total is not None
+                total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
+            elif mask.kind == "keep":
+                keep = self._kept(mask, region) if known is None else self._constant((known != 0) != mask.inverted, reading, region)
+                total = total or self._number(0, mx.float32)
+                total = self._memo("Select", self._alike(keep, total, self._number(mask.fill, total.dtype)))
+            else:
+                part = self._shift(mask, region) if known is None else self._constant(known.astype(np.float32), reading, region)
+                part = self._scaled(part, mask.scale.number)
+                total = part if total is None else self._memo("Add", self._alike(*(self._cast(x, mx.float32) for x in (total, part))))
+        assert total is not None
+        return self._cast(self._bounded(total, dtype), dtype)
+
+    def _shift(self, mask: Mask, region: Attention) -> Value:
+        """An additive mask, with the arrays that scale it; its number is still to come."""
+        array, scale = self._place(mask.term, region), mask.scale
+        array = self._cast(array, array.dtype if scale == Scale() and array.dtype in FLOATS else mx.float32)
+        for op, factors in (("Multiply", scale.factors), ("Divide", scale.divisors)):
+            for factor in factors:
+                array = self._memo(op, self._alike(array, self._cast(self._place(factor, region), array.dtype)))
+        return array
 
     def _bounded(self, array: Value, dtype: mx.Dtype) -> Value:
         """`array` without finite numbers so low that the kernel, or the cast to its type, would make them infinite."""
@@ -149,7 +182,7 @@ class Rewriter:
 
     # -- rows that are masked wholly -------------------------------------------------------------------------------
 
-    def _filled(self, mask: Value, region: Attention) -> Value:
+    def _filled(self, mask: Value) -> Value:
         """`mask` with the rows that it hides wholly opened, so that the kernel meets none; they are answered after."""
         row = self._row(mask)
         if mask.dtype == mx.bool_:
@@ -165,28 +198,22 @@ class Rewriter:
     def _guarded(self, region: Attention, call: Value) -> Value:
         """The kernel's output, with the program's own answer in rows that are masked wholly."""
         reading = region.mask
-        if reading.empty is None or reading.kind in ("none", "causal"):
+        if reading.empty is None:
             return call
-        keep = self._keep(region)
-        if reading.kind == "additive" and not (reading.empty == "mean" and keep is not None):
-            total = self._bias(region)
-            if keep is not None:
-                total = self._add("Select", self._alike(keep, total, self._number(reading.fill, total.dtype)))
-            keep = total
-        assert keep is not None
-        row = self._row(keep)
         if reading.empty == "mean":
-            roles = region.roles
-            value = self._laid(region.value, region.dtype, (roles.batch, roles.heads, roles.keys, region.width))
-            total = self._add("Reduce", [self._cast(value, mx.float32)], 2, (2,))
-            other = self._cast(self._scaled(total, 1 / size_of(roles.keys)), call.dtype)
-            if size_of(roles.groups) > 1:
-                dims = (roles.batch, roles.heads, (), region.width)
-                target = (roles.batch, roles.heads + roles.groups, (), region.width)
-                other = relayout(self._graph, other, dims, target, (False, True, False, False))
+            row, other = self._row(self._keep(region)), self._mean(region)
         else:
+            row = self._row(self._keep(region) if reading.kind == "boolean" else self._bias(region))
             other = self._number(math.nan if reading.empty == "nan" else 0.0, call.dtype)
         return self._add("Select", self._alike(row, call, other, shape=call.shape))
+
+    def _mean(self, region: Attention) -> Value:
+        """The mean of the values: what uniform weights give."""
+        roles, width = region.roles, region.weighted.width
+        total = self._memo("Reduce", [self._cast(self._value(region), mx.float32)], 2, (2,))
+        mean = self._cast(self._scaled(total, 1 / size_of(roles.keys)), region.dtype)
+        target = (roles.batch, roles.heads + roles.groups, (), width)
+        return relayout(self._graph, mean, (roles.batch, roles.heads, (), width), target, (False, bool(roles.groups), False, False))
 
     # -- small things ----------------------------------------------------------------------------------------------
 
@@ -235,7 +262,3 @@ def _cells(region: Attention) -> Dims:
     roles = region.roles
     return (roles.batch, roles.heads + roles.groups, roles.queries, roles.keys)
 
-
-def _layout(region: Attention, width: Dim) -> Dims:
-    roles = region.roles
-    return (roles.batch, roles.heads + roles.groups, roles.queries, width)

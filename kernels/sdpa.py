@@ -18,13 +18,9 @@ def refuses(region: Attention) -> str | None:
     """
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
-    if region.mask.kind != "none" and region.mask.empty == "mean" and region.mask.kind == "additive" and not _half(region):
-        return "a row that is masked wholly has no answer in common with the kernel"
+    if region.sink is not None and region.mask.kind == "additive":
+        return "the kernel takes no additive mask together with sinks"
     return None
-
-
-def _half(region: Attention) -> bool:
-    return region.dtype == mx.float16
 
 
 def bytes_saved(region: Attention) -> int:
@@ -34,7 +30,7 @@ def bytes_saved(region: Attention) -> int:
     cells = outer * size_of(roles.queries) * size_of(roles.keys)
     size = region.softmax.weights.dtype.size
     repeated = (roles.query_heads - roles.key_heads) * size_of(roles.batch) * size_of(roles.keys)
-    return 2 * cells * size + repeated * (region.depth + size_of(region.width)) * region.dtype.size
+    return 2 * cells * size + repeated * (region.depth + size_of(region.weighted.width)) * region.dtype.size
 
 
 def flops_saved(region: Attention) -> int:
@@ -44,4 +40,4 @@ def flops_saved(region: Attention) -> int:
     rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
     hidden = sum(max(0, min(columns, rows - 1 - row)) for row in range(rows))
     outer = size_of(region.roles.batch) * region.roles.query_heads
-    return 2 * outer * hidden * (region.depth + size_of(region.width))
+    return 2 * outer * hidden * (region.depth + size_of(region.weighted.width))

@@ -62,6 +62,7 @@ class Graph:
     def __init__(self) -> None:
         self._wires: nx.MultiDiGraph = nx.MultiDiGraph()
         self._order: tuple[Node, ...] | None = None
+        self._positions: dict[Node, int] | None = None
         self._labels: dict[Node, str] | None = None
         self.inputs: list[Node] = []
         self.outputs: list[Value] = []
@@ -75,6 +76,12 @@ class Graph:
             age = {node: number for number, node in enumerate(self._wires)}
             self._order = tuple(nx.lexicographical_topological_sort(self._wires, age.__getitem__))
         return self._order
+
+    def position(self, node: Node) -> int:
+        """The place of `node` in `nodes`."""
+        if self._positions is None:
+            self._positions = {each: place for place, each in enumerate(self.nodes)}
+        return self._positions[node]
 
     def operands(self, node: Node) -> tuple[Value, ...]:
         """The values that `node` reads, in order."""
@@ -167,7 +174,7 @@ class Graph:
         self._changed()
 
     def _changed(self) -> None:
-        self._order = self._labels = None
+        self._order = self._positions = self._labels = None
 
     # -- showing ---------------------------------------------------------------------------------------------------
 

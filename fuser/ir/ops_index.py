@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from fuser.ir.ops_table import Rebuild, UnsupportedPrimitive
 MAX, MIN, SUM, PROD, SET = range(5)
 
 
+@lru_cache(maxsize=4096)
 def _slices(start: Sequence[int], stop: Sequence[int], step: Sequence[int]) -> tuple[slice, ...]:
     # The stop of a negative step is traced as it was given (-size - 1: to the start): Python reads it alike.
     return tuple(map(slice, start, stop, step))
@@ -33,17 +35,27 @@ def _update(x: mx.array, key: Any, update: mx.array, kind: int) -> mx.array:
     return at.maximum(update) if kind == MAX else at.minimum(update)
 
 
-def _gather(x: Sequence[mx.array], axes: Sequence[int], sizes: Sequence[int]) -> mx.array:
-    source, indices = x[0], x[1:]
+@lru_cache(maxsize=4096)
+def _gather_plan(
+    axes: Sequence[int], sizes: Sequence[int], shape: Sequence[int]
+) -> tuple[list[int] | None, tuple[slice, ...] | None]:
+    """The permutation of the source that brings `axes` first, and what to take of its other axes then."""
     if any(sizes[axis] != 1 for axis in axes):
         raise UnsupportedPrimitive("Gather", "it takes more than one element on an indexed axis")
-    rest = [axis for axis in range(source.ndim) if axis not in axes]
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
     order = [*axes, *rest]
-    if order != sorted(order):
+    whole = all(sizes[axis] == shape[axis] for axis in rest)
+    key = (*[slice(None)] * len(axes), *(slice(0, sizes[axis]) for axis in rest))
+    return None if order == sorted(order) else order, None if whole else key
+
+
+def _gather(x: Sequence[mx.array], axes: Sequence[int], sizes: Sequence[int]) -> mx.array:
+    source, indices = x[0], x[1:]
+    order, key = _gather_plan(axes, sizes, source.shape)
+    if order:
         source = mx.transpose(source, order)
-    for place, axis in enumerate(rest, start=len(axes)):
-        if sizes[axis] != source.shape[place]:
-            source = source[(*[slice(None)] * place, slice(0, sizes[axis]))]
+    if key:
+        source = source[key]
     out = mx.take(source, indices[0], axis=0) if len(indices) == 1 else source[tuple(indices)]
     return mx.reshape(out, (*indices[0].shape, *sizes))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from fuser.ir.graph import Value
 from fuser.patterns import masks
-from fuser.patterns.axes import Dim, Dims, axes_of, fresh, resolve, size_of
-from fuser.patterns.cursor import Cursor, Mask, Miss, Program, Scale, is_float
+from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
+from fuser.patterns.axes import after as forwards
+from fuser.patterns.cursor import Cursor, Mask, Miss, Program, Term, is_float
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
 from fuser.patterns.scores import Product, Scores, scores
 from fuser.patterns.softmax import Softmax
-from fuser.patterns.weights import Walk, Weighted, weighted_sum
+from fuser.patterns.weights import Walk, Weighted, divided, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,21 @@ class Attention:
     softmax: Softmax
     products: tuple[Product, ...]
     """Usually one; several are to be added, which is a product of concatenated queries and keys."""
-    value: Operand
-    width: Dim
+    weighted: Weighted
     roles: Roles
     mask: Reading
-    number: float
-    """What the output is multiplied with."""
-    output: Value
-    dims: Dims
+    sink: Term | float | None
+    """A logit for each head that joins the softmax without a value."""
+    heads: tuple[int, int]
+    """The numbers of query heads and of key heads in the program; the call may count windows among them."""
     dtype: mx.Dtype
     """The type in which the kernel is called."""
 
     @property
     def scale(self) -> float | None:
         """The scale, when it is one number."""
-        scale = self.products[0].scale
-        return None if len(self.products) > 1 or scale.factors or scale.divisors else scale.number
+        traced = any(product.scale.factors or product.scale.divisors for product in self.products)
+        return None if traced else self.products[0].scale.number
 
     @property
     def depth(self) -> int:
@@ -85,8 +85,14 @@ def attention(program: Program, softmax: Softmax) -> Attention:
         before = scores(Cursor(program, softmax.scores, dims, keys))
     except Miss as miss:
         before = miss
+    walk = Walk(softmax.weights, dims, dims, keys)
+    if isinstance(before, Scores):
+        walk = replace(walk, keys=before.keys, sink=before.sink)
     try:
-        after = weighted_sum(program, Walk(softmax.weights, dims), keys)
+        after = weighted_sum(program, walk)
+        if softmax.total is not None:
+            unsummed = tuple(() if i in softmax.axes else dim for i, dim in enumerate(resolve(dims)))
+            after = divided(program, after, Term(softmax.total, unsummed))
     except Miss as miss:
         after = miss
     if isinstance(before, Miss) or isinstance(after, Miss):
@@ -94,15 +100,21 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if any(_is_linear(program, product.key) for product in before.products):
         reason = "the scores come from a linear layer: its weights are no keys"
         raise Miss(reason, before.products[0].value.node, attention=False)
-    roles = _roles(softmax, before, after, resolve(dims), tuple(axes_of([keys])))
+    roles = _roles(program, before, after, dims)
     dtype = _dtype(program, before, after)
     half = dtype == mx.float16
     axes = roles.batch + roles.heads + roles.groups + roles.queries + roles.keys
     mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after.guarded, softmax.node)
+    heads = roles.query_heads, roles.key_heads
     roles = _aligned(roles, mask)
-    return Attention(
-        softmax, before.products, after.value, after.width, roles, mask, after.number, after.output, after.dims, dtype
-    )
+    sink = before.sink.logit if before.sink is not None else 0.0 if softmax.one else None
+    for product in before.products:
+        for each in before.masks:
+            if _depends(program, each.term.value, product.value):
+                raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
+    if isinstance(sink, Term) and not sink.axes <= {*roles.heads, *roles.groups}:
+        raise Miss("the sink logits vary over more than the heads", softmax.node)
+    return Attention(softmax, before.products, after, roles, mask, sink, heads, dtype)
 
 
 def _verdict(program: Program, before: Scores | Miss, after: Weighted | Miss) -> Miss:
@@ -119,25 +131,52 @@ def _is_linear(program: Program, key: Operand) -> bool:
     return program.known.is_weight(key.value) and len(key.value.shape) <= 2
 
 
-def _roles(softmax: Softmax, before: Scores, after: Weighted, dims: Dims, keys: Dim) -> Roles:
+def _roles(program: Program, before: Scores, after: Weighted, dims: Dims) -> Roles:
+    column = before.sink.column if before.sink is not None else ()
+    outer = _outer(program, resolve(dims), before.keys + column, after)
+    dims, keys, column = resolve(dims), axes_of([before.keys]), axes_of([column])
     memory: frozenset[object] = frozenset(after.value.axes).union(*(product.key.axes for product in before.products))
     rows = {axis for product in before.products for axis in axes_of([product.rows])}
-    order = [axis for axis in axes_of(dims) if axis not in keys]
+    order = [axis for axis in axes_of(dims) if axis not in keys and axis not in column]
     if any(axis in rows and axis in after.value.axes for axis in order):
         raise Miss("the values vary along the queries", after.output.node)
-    shared = tuple(axis for axis in order if axis in memory)
-    free = tuple(axis for axis in order if axis not in memory)
+    outer = None if outer is None else axes_of([outer])
+    shared = tuple(axis for axis in order if axis in memory or (outer and axis in outer and axis not in rows))
+    free = tuple(axis for axis in order if axis not in shared)
     rows = rows or set(axes_of(dims[-2:-1]))
     queries = tuple(axis for axis in free if axis in rows)
-    for mask in before.masks:
-        # of queries merged with heads, those that a mask tells apart are the queries
-        masked = tuple(axis for axis in queries if axis in mask.term.axes)
-        if masked and _with_keys(mask, keys):
-            queries = masked
+    # of queries merged with heads, the queries are those that stand alone later on, or that a mask tells apart
+    for some in (axes_of(dims[-2:-1]), *(axes_of(mask.term.dims) for mask in before.masks if _with_keys(mask, keys))):
+        queries = tuple(axis for axis in queries if axis in some) or queries
     groups = tuple(axis for axis in free if axis not in queries)
-    outer = axes_of(dims[:1]) if len(dims) > 3 else shared[: max(len(shared) - 1, 1)]
+    outer = shared[: max(len(shared) - 1, 1)] if outer is None else outer
     batch = tuple(axis for axis in shared if axis in outer)
     return Roles(batch, tuple(axis for axis in shared if axis not in batch), groups, queries, keys)
+
+
+def _outer(program: Program, dims: Dims, keys: Dim, after: Weighted) -> Dim | None:
+    """The axes of the batch, as far as a tensor with four dimensions or more tells them."""
+    if len(dims) > 3:
+        return axes_of(next((dim,) for dim in dims if not any(axis in axes_of([keys]) for axis in dim)))
+    for node, _ in program.graph.users(after.output):
+        if node.op in VIEWS and len(node.outputs[0].shape) == 4:
+            seen = forwards(node.op, node.arguments, after.dims, node.outputs[0].shape)
+            return axes_of(seen[:1]) if seen is not None else None
+    return None
+
+
+def _depends(program: Program, value: Value, source: Value) -> bool:
+    """Whether `value` is computed from `source`."""
+    position = program.graph.position
+    oldest, seen, stack = position(source.node), {value.node}, [value.node]
+    while stack:
+        node = stack.pop()
+        if node is source.node:
+            return True
+        parents = {operand.node for operand in program.graph.operands(node)} - seen
+        stack += [parent for parent in parents if position(parent) >= oldest]
+        seen |= parents
+    return False
 
 
 def _with_keys(mask: Mask, keys: Dim) -> bool:
@@ -154,7 +193,7 @@ def _aligned(roles: Roles, mask: Reading) -> Roles:
 
     def cost(batch: int) -> int:
         parts = shared[:batch], shared[batch:] + roles.groups
-        return sum(size_of(a for a in part if a not in varying) for part in parts if not varying.isdisjoint(part))
+        return sum(size_of(a for a in part if a not in varying) - 1 for part in parts if not varying.isdisjoint(part))
 
     best = min(range(len(shared) + 1), key=lambda batch: (cost(batch), abs(batch - len(roles.batch))))
     return Roles(shared[:best], shared[best:], roles.groups, roles.queries, roles.keys)

@@ -9,11 +9,14 @@ import mlx.core as mx
 
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
-from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, before, resolve
+from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, before, regroup, resolve
 
 FLOATS = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
 # these give what they are given
 IDENTITIES = frozenset({"StopGradient", "Copy", "Contiguous", "Depends"})
+
+# a score this low has no weight beside any other: exp(-9000) is zero in every float type
+VANISHES = -9e3
 
 
 class Miss(Exception):
@@ -86,6 +89,17 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Sink:
+    """A logit without a value that joins the softmax: one for each head."""
+
+    logit: Term | float
+    first: bool = False
+    """Whether it stands before the scores rather than after them."""
+    column: Dim = ()
+    """The axis of the keys with the sink among them."""
+
+
+@dataclass(frozen=True)
 class Cursor:
     """A place in the graph on the way from the softmax to the product, with what was peeled off so far."""
 
@@ -95,6 +109,7 @@ class Cursor:
     keys: Dim
     scale: Scale = field(default_factory=Scale)
     masks: tuple[Mask, ...] = ()
+    sink: Sink | None = None
     depth: int = 0
 
     @property
@@ -126,17 +141,38 @@ class Cursor:
         return seen_through(self.program, value, self.dims)
 
 
-def seen_through(program: Program, value: Value, dims: Dims) -> Term:
-    """`value` (with `dims`) without the views that lead to it, so that it is as small as it comes."""
-    while value.node.op in VIEWS or value.node.op in IDENTITIES:
+def seen_through(program: Program, value: Value, dims: Dims, casts: bool = False) -> Term:
+    """`value` (with `dims`) without the views (and casts between floats) that lead to it: as small as it comes."""
+    while True:
+        back = backwards(program, value, dims)
+        if back is not None:
+            value, dims = back
+        elif casts and value.node.op == "AsType" and is_float(program.operands(value)[0]):
+            value = program.operands(value)[0]
+        else:
+            return Term(value, resolve(dims))
+
+
+def backwards(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] | None:
+    """What `value` is a view of, and what the dimensions of that mean; None when it is no view, or cuts across axes."""
+    node = value.node
+    if node.op in IDENTITIES:
+        return program.operands(value)[0], resolve(dims)
+    if node.op in VIEWS:
         source = program.operands(value)[0]
-        if value.node.op in VIEWS:
-            given = before(value.node.op, value.node.arguments, dims, source.shape)
-            if given is None:
-                break
-            dims = given
-        value = source
-    return Term(value, resolve(dims))
+        given = before(node.op, node.arguments, dims, source.shape)
+        return None if given is None else (source, given)
+    if node.op in ("Gather", "Slice"):
+        # `x[0]` of an axis of size 1, and a slice of everything
+        source = program.operands(value)[0]
+        if source.type.size == value.type.size and (node.op == "Gather" or _forward(node)):
+            given = regroup(dims, source.shape)
+            return None if given is None else (source, given)
+    return None
+
+
+def _forward(node: Node) -> bool:
+    return all(step == 1 for step in node.arguments[2])
 
 
 def is_float(value: Value) -> bool:

@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from fuser.ir.graph import Node
-from fuser.patterns.axes import Dim, axes_of, resolve
-from fuser.patterns.cursor import Mask, Miss, Program, Scale, Term
+from fuser.patterns.axes import Dim, axes_of
+from fuser.patterns.cursor import VANISHES, Mask, Miss, Program, Term, seen_through
 
-# a score this low has no weight beside any other: exp(-9000) is zero in every float type
-VANISHES = -9e3
 # adding this swallows scores of a usual size (the second: in float16), so that a wholly masked row is uniform
 SURE = -1e8
 SWALLOWS_HALF = -6e4
+
+Steps = Sequence[tuple[Mask, NDArray[Any] | None]]
+Empty = Literal["nan", "mean", "zero"]
 
 
 @dataclass(frozen=True)
@@ -34,29 +36,16 @@ class Reading:
     """The masks of a region as one; arrays over `axes`, one dimension for each (of size 1 where they do not vary)."""
 
     axes: Dim
+    kind: Literal["none", "causal", "boolean", "additive"]
     keep: NDArray[np.bool_] | None = None
-    """Which keys count, as far as known before the program runs."""
-    bias: NDArray[np.float64] | None = None
-    """What is added to the scores, as far as known."""
+    """Which keys count, as far as known before the program runs; None for all."""
     keeps: tuple[Mask, ...] = ()
     """Keep masks that are computed when the program runs."""
-    biases: tuple[tuple[Term, Scale], ...] = ()
-    """Additive masks that are computed when the program runs."""
-    causal: bool = False
-    fill: float = -math.inf
-    """What stands in the scores where no keep mask keeps."""
-    floor: float | None = None
-    """The lowest score that a bias may make."""
-    empty: Literal["nan", "mean", "zero"] | None = None
-
-    @property
-    def kind(self) -> str:
-        """`none`, `causal`, `boolean` or `additive`."""
-        if self.bias is not None or self.biases:
-            return "additive"
-        if self.keep is not None or self.keeps:
-            return "boolean"
-        return "causal" if self.causal else "none"
+    bias: NDArray[np.float64] | None = None
+    """An additive mask that is known as a whole."""
+    steps: tuple[tuple[Mask, NDArray[Any] | None], ...] = ()
+    """An additive mask that is not: all masks, outermost first, with their values where known."""
+    empty: Empty | None = None
 
 
 def read(
@@ -67,90 +56,151 @@ def read(
     `half` says that the kernel is called in float16, `guarded` that NaN weights are replaced by zeros.
     Raises `Miss` at node `at` for masks that the kernel cannot express.
     """
-    keep, bias = np.ones((1,) * len(axes), bool), np.zeros((1,) * len(axes))
-    keeps: list[Mask] = []
-    biases: list[tuple[Term, Scale]] = []
-    fills: set[float] = set()
-    floor: float | None = None
-    for mask in masks:
+    steps = [(mask, _known(program, mask, axes)) for mask in paired(program, masks)]
+    for mask, known in steps:
         where = program.name(mask.term.value)
+        if mask.kind == "floor" and mask.fill > VANISHES:
+            raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
+        if mask.kind == "keep" and not mask.fill <= VANISHES:
+            raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
+        if mask.kind == "times" and (known is None or not ((known == 0) | (known == 1)).all()):
+            raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
+    if all(known is not None or mask.kind == "floor" for mask, known in steps):
+        return _read_known(steps, axes, queries, keys, guarded, at)
+    if any(mask.kind == "times" for mask, _ in steps):
+        raise Miss("the scores are multiplied by a mask beside masks that are known only when the program runs", at)
+    return _read_traced(program, steps, axes, keys, half, guarded, at)
+
+
+def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool, at: Node) -> Reading:
+    """Masks that are all known: what they add up to, and where the score itself is lost."""
+    total, lost = np.zeros((1,) * len(axes)), np.zeros((1,) * len(axes), bool)
+    for mask, known in reversed(steps):
         if mask.kind == "floor":
-            if mask.fill > VANISHES:
-                raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
-            floor = mask.fill
-            continue
-        known = _known(program, mask.term, axes)
-        if mask.kind == "keep":
-            if not mask.fill <= VANISHES:
-                raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
-            fills.add(mask.fill)
-            if known is None:
-                keeps.append(mask)
-            else:
-                keep = keep & (known.astype(bool) != mask.inverted)
-        elif mask.kind == "times":
-            if known is None or not ((known == 0) | (known == 1)).all():
-                raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
-            if not ((known == 1) | (bias <= VANISHES)).all():
-                raise Miss(f"scores multiplied by zero at {where} keep their weight", at)
-            # the scores that the outer bias hides anyway
-            keep, bias = keep & (known == 1), np.where(known == 1, bias, 0)
-            fills.add(VANISHES)
-        elif known is not None and not (mask.scale.factors or mask.scale.divisors):
-            bias = bias + known.astype(np.float64) * mask.scale.number
+            total = np.maximum(total, mask.fill)
+        elif mask.kind == "add":
+            assert known is not None
+            total = total + known.astype(np.float64) * mask.scale.number
         else:
-            chosen = _chosen(program, mask, half)
-            if chosen is None:
-                biases.append((mask.term, mask.scale))
+            assert known is not None
+            dropped = (known != 0) == mask.inverted
+            total, lost = np.where(dropped, mask.fill, total), lost | dropped
+    counts = total > VANISHES
+    if (lost & counts).any():
+        raise Miss("the scores are multiplied by zero where no mask hides them", at)
+    empty: Empty | None = None
+    if not _covers(counts, keys, axes):
+        hidden = ~counts.any(axis=_places(keys, axes), keepdims=True)
+        here = total[np.broadcast_to(hidden, total.shape)]
+        if (here == -math.inf).all():
+            empty = "zero" if guarded else "nan"
+        elif len(set(here)) == 1 and (here[0] <= SURE or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()):
+            empty = "mean"
+        elif (lost & hidden & (total > SURE)).any():
+            raise Miss("masks of several fills meet in rows that are masked wholly", at)
+        else:
+            return Reading(axes, "additive", bias=smallest(total), empty="zero" if guarded else None)
+    if ((total == 0) | ~counts).all():
+        if _is_causal(counts, axes, queries, keys):
+            return Reading(axes, "causal")
+        counts = smallest(counts)
+        return Reading(axes, "none" if counts.all() else "boolean", None if counts.all() else counts, empty=empty)
+    if empty == "mean":
+        return Reading(axes, "additive", bias=smallest(total), empty=None)
+    return Reading(axes, "additive", bias=smallest(np.where(counts, total, -math.inf)), empty=empty)
+
+
+def _read_traced(
+    program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node
+) -> Reading:
+    """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
+    steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
+    fills, bias = set(), any(mask.kind == "floor" for mask, _ in steps)
+    keep = np.ones((1,) * len(axes), bool)
+    for mask, known in steps:
+        if mask.kind == "keep":
+            fills.add(mask.fill)
+            keep = keep if known is None else keep & ((known != 0) != mask.inverted)
+        elif mask.kind == "add":
+            shift = None if known is None else known.astype(np.float64) * mask.scale.number
+            if shift is None or not ((shift == 0) | (shift <= SURE)).all():
+                bias = True
             else:
-                fills.add(chosen.fill)
-                keeps.append(chosen)
-    hidden = (bias == 0) | (bias <= VANISHES)
-    if hidden.all() and (_covers(keep & (bias == 0), keys, axes) or (bias == -math.inf).sum() == (bias != 0).sum()):
-        fills |= set(np.unique(bias[bias != 0]).tolist())
-        keep, bias = keep & (bias == 0), np.zeros((1,) * len(axes))
-    fills = {fill if floor is None else max(fill, floor) for fill in fills}
-    additive = bool(biases) or bool(bias.any())
-    empty, fill = None, -math.inf
-    if fills and (keeps or biases or not _covers(keep & (bias > VANISHES), keys, axes)):
-        empty, fill = _empty(fills, guarded, at), max(fills)
-        if additive and empty == "mean" and not half:
-            if fill > SURE:
-                raise Miss(f"scores set to {fill:g} meet an additive mask: where a row is masked wholly, both count", at)
-            empty = None
-    if guarded and additive:
-        empty = "zero"
-    causal = not keeps and not biases and not bias.any() and _is_causal(keep, axes, queries, keys)
-    return Reading(
-        axes,
-        None if causal or keep.all() else _smallest(keep),
-        _smallest(bias) if bias.any() else None,
-        tuple(keeps),
-        tuple(biases),
-        causal,
-        fill,
-        floor,
-        empty,
-    )
-
-
-def _empty(fills: set[float], guarded: bool, at: Node) -> Literal["nan", "mean", "zero"] | None:
+                fills |= set(np.unique(shift[shift != 0]).tolist())
+                keep = keep & (shift == 0)
+    keeps = tuple(mask for mask, known in steps if mask.kind == "keep" and known is None)
+    known_keep = None if keep.all() else smallest(keep)
     finite = {fill for fill in fills if math.isfinite(fill)}
-    if not fills:
+    if not bias and (len(fills) == 1 or not finite):
+        empty: Empty = "mean" if finite else "zero" if guarded else "nan"
+        return Reading(axes, "boolean", known_keep, keeps, empty=empty)
+    if any(mask.kind == "keep" and SURE < mask.fill for mask, _ in steps) and not half:
+        raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
+    late: Empty | None = "zero" if guarded else "mean" if half and finite else None
+    return Reading(axes, "additive", known_keep, keeps, steps=tuple(steps), empty=late)
+
+
+def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
+    """`masks` with `scores * m + (1 - m) * fill`, for a boolean `m`, read as the keep mask that it is."""
+    rest = list(masks)
+    for mask in masks:
+        condition = _uncast(program, mask.term)
+        if mask.kind != "times" or condition.value.dtype != mx.bool_:
+            continue
+        for other in rest:
+            fill = _complement(program, other, mask.term) if other.kind == "add" else None
+            if fill is not None and not (other.scale.factors or other.scale.divisors):
+                kept = Mask("keep", condition, mask.scale, fill * other.scale.number)
+                rest = [kept if each is mask else each for each in rest if each is not other]
+                break
+    return rest
+
+
+def _complement(program: Program, mask: Mask, kept: Term) -> float | None:
+    """The fill, when `mask` adds `(1 - kept) * fill`, `(kept - 1) * -fill` or `not kept * fill`."""
+    if mask.term.value.node.op != "Multiply":
         return None
-    if not finite:
-        return "zero" if guarded else "nan"
-    if len(fills) > 1:
-        raise Miss(f"masks of several fills ({', '.join(f'{f:g}' for f in sorted(fills))}) meet where a row may be empty", at)
-    return "mean"
+    operands = program.operands(mask.term.value)
+    for other, number in (operands, operands[::-1]):
+        fill = program.known.number(number)
+        inner = seen_through(program, other, mask.term.dims, casts=True)
+        if fill is None:
+            continue
+        if inner.value.node.op == "AsType":
+            inner = seen_through(program, program.operands(inner.value)[0], inner.dims)
+        parts = program.operands(inner.value)
+        if inner.value.node.op == "LogicalNot" and _same(program, seen_through(program, parts[0], inner.dims), kept):
+            return fill
+        if inner.value.node.op != "Subtract":
+            continue
+        for one, same, sign in ((*parts, 1.0), (*parts[::-1], -1.0)):
+            if program.known.number(one) == 1 and _same(program, seen_through(program, same, inner.dims), kept):
+                return fill * sign
+    return None
 
 
-def _known(program: Program, term: Term, axes: Dim) -> NDArray[np.generic] | None:
-    array = program.known.array(term.value)
-    return None if array is None else spread(array, term, axes)
+def _same(program: Program, left: Term, right: Term) -> bool:
+    if left == right:
+        return True
+    # one condition cast twice is one mask
+    left_source, right_source = _uncast(program, left), _uncast(program, right)
+    return left_source == right_source and left_source.value.dtype == mx.bool_
 
 
-def spread(array: NDArray[np.generic], term: Term, axes: Dim) -> NDArray[np.generic]:
+def _uncast(program: Program, term: Term) -> Term:
+    while term.value.node.op == "AsType":
+        term = seen_through(program, program.operands(term.value)[0], term.dims)
+    return term
+
+
+def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
+    if mask.kind == "floor" or mask.scale.factors or mask.scale.divisors:
+        return None
+    array = program.known.array(mask.term.value)
+    return None if array is None else spread(array, mask.term, axes)
+
+
+def spread(array: NDArray[Any], term: Term, axes: Dim) -> NDArray[Any]:
     """The array of `term` with one dimension for each of `axes`, of size 1 where it does not vary."""
     own = axes_of(term.dims)
     order = sorted(range(len(own)), key=lambda i: axes.index(own[i]))
@@ -161,7 +211,7 @@ def spread(array: NDArray[np.generic], term: Term, axes: Dim) -> NDArray[np.gene
 def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     """The keep mask that `scores + where(condition, 0, fill)` is, when no score survives the addition of `fill`."""
     node = mask.term.value.node
-    if node.op != "Select" or mask.scale.factors or mask.scale.divisors:
+    if mask.kind != "add" or node.op != "Select" or mask.scale.factors or mask.scale.divisors:
         return None
     condition, left, right = program.graph.operands(node)
     numbers = program.known.number(left), program.known.number(right)
@@ -169,17 +219,22 @@ def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
         if kept == 0 and fill is not None:
             fill *= mask.scale.number
             if fill == -math.inf or (half and fill <= SWALLOWS_HALF):
-                return Mask("keep", Term(condition, mask.term.dims), fill=fill, inverted=inverted)
+                term = seen_through(program, condition, mask.term.dims)
+                return Mask("keep", term, fill=fill, inverted=inverted)
     return None
 
 
+def _places(keys: Dim, axes: Dim) -> tuple[int, ...]:
+    return tuple(axes.index(key) for key in keys)
+
+
 def _covers(keep: NDArray[np.bool_], keys: Dim, axes: Dim) -> bool:
-    places = tuple(axes.index(key) for key in keys)
-    return bool(keep.any(axis=places).all())
+    return bool(keep.any(axis=_places(keys, axes)).all())
 
 
 def _is_causal(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim) -> bool:
     """Whether row i keeps the columns up to i + columns - rows, alike over all other axes: the kernel's causal mask."""
+    keep = smallest(keep)
     varying = {axis for axis, size in zip(axes, keep.shape, strict=True) if size != 1}
     if keep.all() or not varying <= {*queries, *keys}:
         return False
@@ -189,7 +244,7 @@ def _is_causal(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim) -> b
     return rows <= columns and bool((full == np.tri(rows, columns, columns - rows, dtype=bool)).all())
 
 
-def _smallest(array: NDArray[Any]) -> NDArray[Any]:
+def smallest(array: NDArray[Any]) -> NDArray[Any]:
     """`array` with a size of 1 where it does not vary."""
     for place, size in enumerate(array.shape):
         first = array.take([0], axis=place)
@@ -201,10 +256,9 @@ def _smallest(array: NDArray[Any]) -> NDArray[Any]:
 def varying(reading: Reading) -> frozenset[object]:
     """The axes over which the masks of a reading vary."""
     axes: set[object] = set()
-    for known in (reading.keep, reading.bias):
+    for known in (reading.keep, reading.bias, *(known for _, known in reading.steps)):
         if known is not None:
             axes |= {axis for axis, size in zip(reading.axes, known.shape, strict=True) if size != 1}
-    for term in [mask.term for mask in reading.keeps] + [term for term, _ in reading.biases]:
-        axes |= set(axes_of(resolve(term.dims)))
+    for mask in (*reading.keeps, *(mask for mask, known in reading.steps if known is None and mask.kind != "floor")):
+        axes |= set(axes_of(mask.term.dims))
     return frozenset(axes)
-

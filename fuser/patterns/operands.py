@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from fuser.ir.graph import Value
-from fuser.patterns.axes import VIEWS, Dims, axes_of, before, resolve
-from fuser.patterns.cursor import IDENTITIES, Program, is_float
+from fuser.patterns.axes import Dims, axes_of, resolve
+from fuser.patterns.cursor import Program, backwards, is_float
+from fuser.patterns.repeats import repeated
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,6 @@ class Operand:
     """The type in which the program multiplies it; that of `value` may be narrower."""
     number: float = 1.0
     """The constant scale that was taken off."""
-    repeats: bool = False
-    """Whether it was repeated along some axis on the way."""
 
     @property
     def axes(self) -> frozenset[object]:
@@ -35,32 +34,31 @@ def operand(program: Program, value: Value, dims: Dims) -> Operand:
 
     A reshape is gone through only on the way to something worth taking off.
     """
-    dtype, number, repeats = value.dtype, 1.0, False
+    dtype, number = value.dtype, 1.0
     best = Operand(value, dims, dtype)
     while True:
-        op, sources = value.node.op, program.operands(value)
-        if op in VIEWS:
-            given = before(op, value.node.arguments, dims, sources[0].shape)
-            if given is None:
-                return best
-            repeats = repeats or len(axes_of(given)) < len(axes_of(dims))
-            value, dims = sources[0], given
+        op = value.node.op
+        back = backwards(program, value, dims) or repeated(program, value, dims)
+        if back is not None:
+            value, dims = back
             if op in ("Reshape", "Flatten", "Unflatten"):
                 continue
-        elif op in IDENTITIES:
-            value = sources[0]
-        elif op == "AsType" and is_float(sources[0]) and sources[0].dtype.size < value.dtype.size:
-            value = sources[0]
+        elif op == "AsType" and _widens(program.operands(value)[0], value):
+            value = program.operands(value)[0]
         elif op == "Negative":
-            value, number = sources[0], -number
+            value, number = program.operands(value)[0], -number
         elif op in ("Multiply", "Divide"):
-            taken = _constant(program, op, sources)
+            taken = _constant(program, op, program.operands(value))
             if taken is None:
                 return best
             value, number = taken[0], number * taken[1]
         else:
             return best
-        best = Operand(value, resolve(dims), dtype, number, repeats)
+        best = Operand(value, resolve(dims), dtype, number)
+
+
+def _widens(source: Value, value: Value) -> bool:
+    return is_float(source) and is_float(value) and source.dtype.size < value.dtype.size
 
 
 def _constant(program: Program, op: str, sources: tuple[Value, ...]) -> tuple[Value, float] | None:

@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuser.ir.graph import Value
-from fuser.patterns.axes import VIEWS, Dim, axes_of, before, fresh, resolve
-from fuser.patterns.cursor import IDENTITIES, Cursor, Mask, Miss, Scale, is_float
+from fuser.patterns.axes import VIEWS, Dim, axes_of, fresh, resolve
+from fuser.patterns.cursor import (
+    IDENTITIES,
+    VANISHES,
+    Cursor,
+    Mask,
+    Miss,
+    Scale,
+    Sink,
+    backwards,
+    is_float,
+    seen_through,
+)
 from fuser.patterns.operands import Operand, operand
 
 
@@ -36,6 +47,8 @@ class Scores:
 
     products: tuple[Product, ...]
     masks: tuple[Mask, ...]
+    keys: Dim
+    sink: Sink | None
     depth: int
 
 
@@ -45,7 +58,6 @@ PEELERS: dict[str, Peeler] = {}
 WHY = {
     "Tanh": "the scores are capped by tanh (softcap), which the kernel cannot do",
     "QuantizedMatmul": "the product is a quantized one: the keys are not an array of numbers",
-    "Concatenate": "the scores are concatenated with something else before the softmax",
     "Convolution": "the scores come from a convolution",
     "ArgPartition": "the scores are selected by a partial sort (top-k)",
     "Partition": "the scores are selected by a partial sort (top-k)",
@@ -102,7 +114,7 @@ def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
     inner = left.masks[seen + 1 :] + right.masks[seen + 1 :]
     if any(mask.kind != "add" for mask in inner):
         raise cursor.miss("two products are added of which one is masked alone")
-    return Scores(left.products + right.products, cursor.masks + inner, max(left.depth, right.depth))
+    return replace(left, products=left.products + right.products, masks=cursor.masks + inner)
 
 
 def _bound(scores: Scores, other: Scores) -> bool:
@@ -119,20 +131,14 @@ def cast(cursor: Cursor) -> Iterable[Cursor]:
     yield cursor.to(source)
 
 
-@peels(*IDENTITIES)
-def identity(cursor: Cursor) -> Iterable[Cursor]:
-    """What gives what it is given."""
-    yield cursor.to(cursor.operands()[0])
-
-
-@peels(*VIEWS)
+@peels(*VIEWS, *IDENTITIES, "Gather", "Slice")
 def view(cursor: Cursor) -> Iterable[Cursor]:
     """Transposes and reshapes only move axes."""
-    source = cursor.operands()[0]
-    dims = before(cursor.op, cursor.value.node.arguments, cursor.dims, source.shape)
-    if dims is None:
-        raise cursor.miss("the scores are reshaped across their axes")
-    yield cursor.to(source, dims)
+    back = backwards(cursor.program, cursor.value, cursor.dims)
+    if back is None:
+        how = "reshaped across their axes" if cursor.op in VIEWS else "taken in part"
+        raise cursor.miss(f"the scores are {how} before the softmax ({cursor.op})")
+    yield cursor.to(*back)
 
 
 @peels("Negative")
@@ -173,25 +179,59 @@ def scaled(cursor: Cursor, value: Value, other: Value, divides: bool = False) ->
 def add(cursor: Cursor) -> Iterable[Cursor]:
     """An additive mask, on either side."""
     for value, other in both_ways(cursor):
-        yield cursor.to(value, None, None, Mask("add", cursor.term(other), cursor.scale))
+        yield added(cursor, value, other, 1)
 
 
 @peels("Subtract")
 def subtract(cursor: Cursor) -> Iterable[Cursor]:
-    """An additive mask with the sign turned; what is the same along the keys is no matter to a softmax."""
+    """An additive mask with the sign turned."""
     left, right = cursor.operands()
-    if is_shift(cursor, left, right):
-        yield cursor.to(left)
-        return
-    yield cursor.to(left, None, None, Mask("add", cursor.term(right), cursor.scale.times(-1)))
-    yield cursor.to(right, None, cursor.scale.times(-1), Mask("add", cursor.term(left), cursor.scale))
+    yield added(cursor, left, right, -1)
+    yield added(cursor.to(cursor.value, None, cursor.scale.times(-1)), right, left, -1)
 
 
-def is_shift(cursor: Cursor, scores: Value, shift: Value) -> bool:
-    """Whether `shift` is the largest of `scores` along the keys, as it is subtracted for the sake of the exponential."""
-    term = cursor.term(shift)
-    largest = term.value.node.op == "Reduce" and term.value.node.arguments[0] == 5
-    return largest and term.axes.isdisjoint(axes_of([cursor.keys])) and cursor.program.operands(term.value)[0] == scores
+def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
+    """The cursor at `value`, of which `other` is an additive mask.
+
+    What is the same for all keys is no matter to a softmax: a number, or the largest or mean of the very scores.
+    """
+    term = cursor.term(other)
+    if term.axes.isdisjoint(axes_of([cursor.keys])):
+        number = cursor.program.known.number(other)
+        if of_scores(cursor, term.value, value) if number is None else abs(number) <= -VANISHES:
+            return cursor.to(value)
+    return cursor.to(value, None, None, Mask("add", term, cursor.scale.times(sign)))
+
+
+def of_scores(cursor: Cursor, shift: Value, scores: Value) -> bool:
+    """Whether `shift` is a reduction of `scores`, perhaps times a number."""
+    program = cursor.program
+    while shift.node.op in ("Multiply", "Divide") or shift.node.op in VIEWS:
+        operands = program.operands(shift)
+        known = [operand for operand in operands if program.known.number(operand) is not None]
+        if shift.node.op in ("Multiply", "Divide") and (len(known) != 1 or shift.node.op == "Divide" and known[0] != operands[1]):
+            return False
+        shift = next(operand for operand in operands if operand not in known)
+    return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
+
+
+@peels("Concatenate")
+def sink(cursor: Cursor) -> Iterable[Cursor]:
+    """One more column of logits, to which no value belongs: a sink, as gpt-oss has."""
+    operands, (axis,) = cursor.operands(), cursor.value.node.arguments
+    keys = axes_of([cursor.keys])
+    columns = [operand.shape[axis] for operand in operands]
+    if resolve(cursor.dims)[axis] != keys or len(operands) != 2 or 1 not in columns or cursor.masks or cursor.sink:
+        raise cursor.miss("the scores are concatenated with something else before the softmax")
+    for first in (False, True):
+        value, other = operands[::-1] if first else operands
+        if other.shape[axis] == 1:
+            column = fresh(value.shape[axis], "keys")
+            dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
+            alone = tuple(() if i == axis else dim for i, dim in enumerate(dims))
+            logit = seen_through(cursor.program, other, alone)
+            found = Sink(logit, first, keys)
+            yield replace(cursor.to(value, dims), keys=column, sink=found)
 
 
 @peels("Select")
@@ -249,7 +289,7 @@ def product(cursor: Cursor) -> Scores:
     scale = scale.times(first.number * second.number)
     rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
     found = Product(first, second, tuple(axes_of([depth])), scale, rows, cursor.value)
-    return Scores((found,), masks, cursor.depth)
+    return Scores((found,), masks, cursor.keys, cursor.sink, cursor.depth)
 
 
 def _summed(cursor: Cursor) -> tuple[Value, Value, tuple[Dim, ...], tuple[Dim, ...], Dim, Dim]:

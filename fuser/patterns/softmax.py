@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fuser.ir.graph import Node, Value
-from fuser.patterns.cursor import IDENTITIES, Program, is_float
+from fuser.patterns.axes import VIEWS, Dims, axes_of, fresh
+from fuser.patterns.cursor import IDENTITIES, Program, Term, is_float, seen_through
 
-MAX, SUM = 5, 2
+SUM = 2
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class Softmax:
     scores: Value
     weights: Value
     axes: tuple[int, ...]
+    total: Value | None = None
+    """When the weights are only exponentials: their sum, by which the product with the values is divided."""
+    one: bool = False
+    """Whether the denominator has a one more: a sink with a logit of zero."""
 
 
 def softmaxes(program: Program) -> Iterator[Softmax]:
@@ -33,68 +38,121 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
 
 
 def written_out(program: Program, value: Value) -> Softmax | None:
-    """`exp(x - max(x)) / sum(exp(x - max(x)))`, with or without the maximum, or `exp(x - logsumexp(x))`."""
+    """`exp(x - max(x)) / sum(exp(x - max(x)))`, with or without the maximum, or `exp(x - logsumexp(x))`.
+
+    The division may come after the product with the values.
+    """
     operands = program.operands(value)
     if value.node.op == "Exp":
         return _from_logarithm(program, value)
-    for exponential, other in (operands, operands[::-1]) if value.node.op == "Multiply" else (operands,):
-        total = other if value.node.op == "Divide" else _inverted(program, stripped(program, other))
-        total = stripped(program, total) if total is not None else None
-        power = stripped(program, exponential)
-        if total is None or power.node.op != "Exp" or not _is_reduction(total, SUM):
+    for numerator, other in (operands, operands[::-1]) if value.node.op == "Multiply" else (operands,):
+        dims = tuple(fresh(size) for size in numerator.shape)
+        denominator = below(program, other, dims, value.node.op)
+        power = uncast(program, numerator)
+        if denominator is None:
             continue
-        if stripped(program, program.operands(total)[0]) != power:
+        total, one = denominator
+        source = uncast(program, program.operands(total.value)[0])
+        axes = tuple(total.value.node.arguments[1])
+        if source.node.op != "Exp" or (one and not _one(program, one, source)):
             continue
-        return Softmax(value.node, _unshifted(program, power, total), value, tuple(total.node.arguments[1]))
+        if power == source and total.dims == _reduced(dims, axes):
+            return Softmax(value.node, _unshifted(program, power, axes), value, axes, None, bool(one))
+        if not one and source in (uncast(program, operand) for operand in product_behind(program, numerator)):
+            return Softmax(value.node, _unshifted(program, source, axes), source, axes, total.value)
     return None
+
+
+def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, tuple[Value, ...]] | None:
+    """The sum that `other` divides by (as `op` has it), and what is added to it."""
+    term = seen_through(program, other, dims, casts=True)
+    operands = program.operands(term.value)
+    if op == "Multiply":
+        inverse = {"Divide": (0, 1), "Power": (1, -1)}.get(term.value.node.op)
+        if inverse is None or program.known.number(operands[inverse[0]]) != inverse[1]:
+            return None
+        term = seen_through(program, operands[1 - inverse[0]], term.dims, casts=True)
+        operands = program.operands(term.value)
+    if term.value.node.op == "Add":
+        for total, one in (operands, operands[::-1]):
+            inner = seen_through(program, total, term.dims, casts=True)
+            if is_reduction(inner.value, SUM):
+                return inner, (one,)
+    return (term, ()) if is_reduction(term.value, SUM) else None
+
+
+def product_behind(program: Program, value: Value) -> tuple[Value, ...]:
+    """What the product multiplies that `value` is, seen through views and casts; nothing when it is none."""
+    while value.node.op in VIEWS or value.node.op == "AsType":
+        value = program.operands(value)[0]
+    if is_reduction(value, SUM):
+        value = program.operands(value)[0]
+    return program.operands(value) if value.node.op in ("Matmul", "Multiply") else ()
+
+
+def _reduced(dims: Dims, axes: tuple[int, ...]) -> Dims:
+    return tuple(() if place in axes else dim for place, dim in enumerate(dims))
+
+
+def _one(program: Program, added: tuple[Value, ...], power: Value) -> bool:
+    """Whether what is added to the sum is `exp(0)`, less the same maximum as the scores."""
+    scores = program.operands(power)[0]
+    if scores.node.op != "Subtract":
+        return program.known.number(added[0]) == 1
+    shift = _bare(program, program.operands(scores)[1])
+    if program.known.number(added[0]) == 1:
+        # less a maximum, a one would be exp(max): no sink of zero
+        return False
+    exponential = _bare(program, added[0])
+    if exponential.node.op != "Exp":
+        return False
+    negative = _bare(program, program.operands(exponential)[0])
+    operands = program.operands(negative)
+    if negative.node.op == "Subtract" and program.known.number(operands[0]) == 0:
+        return _bare(program, operands[1]) == shift
+    return negative.node.op == "Negative" and _bare(program, operands[0]) == shift
+
+
+def _bare(program: Program, value: Value) -> Value:
+    while value.node.op in ("Broadcast", "AsType", *IDENTITIES):
+        value = program.operands(value)[0]
+    return value
 
 
 def _from_logarithm(program: Program, value: Value) -> Softmax | None:
     """`exp(x - logsumexp(x))`, and `exp(log_softmax(x))`, which is the same."""
-    difference = stripped(program, program.operands(value)[0])
+    difference = uncast(program, program.operands(value)[0])
     if difference.node.op != "Subtract":
         return None
     scores, shift = program.operands(difference)
-    total = stripped(program, shift)
-    if total.node.op == "LogSumExp" and program.operands(total)[0] == scores:
-        return Softmax(value.node, scores, value, (len(scores.shape) - 1,))
-    return None
+    dims = tuple(fresh(size) for size in scores.shape)
+    total = seen_through(program, shift, dims, casts=True)
+    last = len(scores.shape) - 1
+    if total.value.node.op != "LogSumExp" or total.dims != _reduced(dims, (last,)):
+        return None
+    return Softmax(value.node, scores, value, (last,)) if program.operands(total.value)[0] == scores else None
 
 
-def _inverted(program: Program, value: Value) -> Value | None:
-    """`x`, when `value` is `1 / x`."""
-    operands = program.operands(value)
-    if value.node.op == "Divide" and program.known.number(operands[0]) == 1:
-        return operands[1]
-    if value.node.op == "Power" and program.known.number(operands[1]) == -1:
-        return operands[0]
-    return None
-
-
-def _unshifted(program: Program, power: Value, total: Value) -> Value:
-    """What is exponentiated, without the maximum along the same axes that is subtracted from it first."""
+def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
+    """What is exponentiated, without what is subtracted first to keep the exponential small: it is the same for all."""
     scores = program.operands(power)[0]
     if scores.node.op == "Subtract":
         left, right = program.operands(scores)
-        largest = stripped(program, right)
-        if _is_reduction(largest, MAX) and largest.node.arguments[1] == total.node.arguments[1]:
-            inner = program.operands(largest)[0]
-            if stripped(program, inner) == stripped(program, left):
-                return left
+        dims = tuple(fresh(size) for size in left.shape)
+        shift = seen_through(program, right, dims, casts=True)
+        keys = axes_of([dims[place] for place in axes])
+        if shift.value.node.op in ("Reduce", "LogSumExp", "Maximum") and shift.axes.isdisjoint(keys):
+            return left
     return scores
 
 
-def _is_reduction(value: Value, kind: int) -> bool:
+def is_reduction(value: Value, kind: int) -> bool:
+    """Whether `value` is a reduction of that kind, as MLX numbers them."""
     return value.node.op == "Reduce" and value.node.arguments[0] == kind
 
 
-def stripped(program: Program, value: Value) -> Value:
-    """`value` without the float casts, broadcasts and identities around it that change no number."""
-    while True:
-        op = value.node.op
-        source = program.operands(value)[0] if op in IDENTITIES or op in ("AsType", "Broadcast") else None
-        if op in ("ExpandDims", "Squeeze"):
-            source = program.operands(value)[0]
-        if source is None or (op == "AsType" and not is_float(source)):
-            return value
-        value = source
+def uncast(program: Program, value: Value) -> Value:
+    """`value` without the casts between floats around it."""
+    while value.node.op in IDENTITIES or (value.node.op == "AsType" and is_float(program.operands(value)[0])):
+        value = program.operands(value)[0]
+    return value

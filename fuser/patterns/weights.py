@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from fuser.ir.graph import Node, Value
-from fuser.patterns.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve
-from fuser.patterns.cursor import IDENTITIES, Miss, Program, is_float
+from fuser.patterns.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
+from fuser.patterns.cursor import IDENTITIES, Miss, Program, Sink, Term, is_float, seen_through
 from fuser.patterns.operands import Operand, operand
+from fuser.patterns.softmax import SUM, below, is_reduction
 
 WHY = {
     "ArgPartition": "the weights are selected by a partial sort (top-k) after the softmax",
     "Partition": "the weights are selected by a partial sort (top-k) after the softmax",
+    "ArgSort": "the weights are sorted after the softmax",
     "Sort": "the weights are sorted after the softmax",
     "Select": "the weights are masked after the softmax",
     "Add": "something is added to the weights after the softmax",
@@ -26,16 +30,43 @@ WHY = {
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something done to each row of weights as a whole, which may as well be done to the output."""
+
+    kind: Literal["multiply", "divide", "keep", "add"]
+    term: Term
+    number: float = 1.0
+    """For `add`: what the term is multiplied with."""
+    inverted: bool = False
+    """For `keep`: rows are set to zero where the term holds, not where it does not."""
+
+
+@dataclass(frozen=True)
 class Walk:
     """A place on the way from the softmax to the product, with what was done to the weights so far."""
 
     value: Value
     dims: Dims
+    origin: Dims
+    """The dimensions of the weights themselves; axes that are none of theirs belong to the values."""
+    keys: Dim
+    sink: Sink | None = None
     guarded: bool = False
     """NaN weights (of rows that are masked wholly) were replaced by zeros."""
     number: float = 1.0
     """What the weights were multiplied with."""
+    steps: tuple[Step, ...] = ()
+    seen: tuple[Value, ...] = ()
     depth: int = 0
+
+    def miss(self, reason: str, node: Node) -> Miss:
+        """The match ends at `node`."""
+        return Miss(reason, node, self.depth)
+
+    def width(self, dims: Dims) -> Dim:
+        """The axes of an output with `dims` that come from the values."""
+        own = axes_of((*self.origin, self.keys))
+        return tuple(axis for axis in axes_of(dims) if axis not in own)
 
 
 @dataclass(frozen=True)
@@ -48,78 +79,145 @@ class Weighted:
     dims: Dims
     guarded: bool
     number: float
+    steps: tuple[Step, ...]
 
 
-def weighted_sum(program: Program, walk: Walk, keys: Dim) -> Weighted:
-    """The first product of the weights with values; raises the `Miss` of the way that led furthest."""
+def weighted_sum(program: Program, walk: Walk) -> Weighted:
+    """The one product of the weights with values; raises the `Miss` of the way that led furthest."""
+    walk = replace(walk, seen=(*walk.seen, walk.value))
+    found: list[Weighted] = []
     furthest: Miss | None = None
     for node, place in program.graph.users(walk.value):
         try:
             if node.op in ("Matmul", "AddMM"):
-                return product(program, walk, keys, node, place)
+                found.append(product(program, walk, node, place))
+                continue
             step = onward(program, walk, node, place)
             if step is not None:
-                return weighted_sum(program, step, keys)
+                found.append(step if isinstance(step, Weighted) else weighted_sum(program, step))
         except Miss as miss:
             if furthest is None or miss.depth > furthest.depth:
                 furthest = miss
-    raise furthest or Miss("the weights are not multiplied with values", walk.value.node, walk.depth)
+    if len(found) > 1:
+        raise walk.miss("the weights are used with other values too", found[1].output.node)
+    if found:
+        return found[0]
+    raise furthest or walk.miss("the weights are not multiplied with values", walk.value.node)
 
 
-def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | None:
+def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weighted | None:
     """The walk past `node`, which reads the weights; None when that is a way of no interest."""
     given = Value(node)
     step = replace(walk, value=given, depth=walk.depth + 1)
     if node.op in VIEWS:
         dims = after(node.op, node.arguments, walk.dims, given.shape)
         if dims is None:
-            raise Miss("the weights are reshaped across their axes", node, walk.depth)
+            raise walk.miss("the weights are reshaped across their axes", node)
         return replace(step, dims=dims)
     if node.op in IDENTITIES or (node.op == "AsType" and is_float(given)):
         return step
     operands = program.graph.operands(node)
-    if node.op == "Select" and is_guard(program, operands, walk.value):
-        return replace(step, guarded=True)
     if node.op in ("Equal", "NotEqual"):
         return None
+    if node.op == "Select" and place > 0:
+        return selected(program, step, operands, place)
+    if node.op == "Slice" and walk.sink is not None:
+        return without_sink(step, node, walk.sink)
     if node.op == "Multiply" or (node.op == "Divide" and place == 0):
-        number = program.known.number(operands[1 - place])
+        other = operands[1 - place]
+        number = program.known.number(other)
         if number is not None:
             return replace(step, number=walk.number * number if node.op == "Multiply" else walk.number / number)
-    raise Miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node, walk.depth)
+        term = seen_through(program, other, resolve(walk.dims))
+        if term.axes.isdisjoint(axes_of([walk.keys])):
+            kind: Literal["multiply", "divide"] = "multiply" if node.op == "Multiply" else "divide"
+            return replace(step, steps=(*walk.steps, Step(kind, term)))
+        if node.op == "Multiply":
+            return summed(program, walk, node, other)
+    raise walk.miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node)
 
 
-def is_guard(program: Program, operands: tuple[Value, ...], weights: Value) -> bool:
-    """`where(isnan(weights), 0, weights)`."""
-    condition, left, right = operands
-    inverted = False
+def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: int) -> Walk:
+    """`where(isnan(weights), 0, weights)`, or rows set to zero as a whole."""
+    condition, other, inverted = operands[0], operands[3 - place], place == 2
+    number = program.known.number(other)
     while condition.node.op == "LogicalNot":
         condition, inverted = program.operands(condition)[0], not inverted
-    if condition.node.op not in ("Equal", "NotEqual") or program.operands(condition) != (weights, weights):
-        return False
-    if condition.node.op == "Equal" and condition.node.arguments[0]:
-        return False
-    kept, other = (left, right) if (condition.node.op == "Equal") != inverted else (right, left)
-    return kept == weights and program.known.number(other) == 0
+    compared = program.operands(condition)
+    if condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen:
+        if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
+            return replace(step, guarded=True)
+        against = program.known.number(compared[1])
+        if condition.node.op == "Equal" and against is not None and math.isinf(against) and inverted:
+            return step
+    term = seen_through(program, condition, resolve(step.dims))
+    if number == 0 and term.axes.isdisjoint(axes_of([step.keys])):
+        return replace(step, steps=(*step.steps, Step("keep", term, inverted=inverted)))
+    raise step.miss(WHY["Select"], step.value.node)
 
 
-def product(program: Program, walk: Walk, keys: Dim, node: Node, place: int) -> Weighted:
+def without_sink(step: Walk, node: Node, sink: Sink) -> Walk:
+    """The slice that drops the sink's column again."""
+    start, _, steps = node.arguments
+    dims = list(resolve(step.dims))
+    column = axes_of([sink.column])
+    for place, dim in enumerate(dims):
+        size = node.outputs[0].shape[place]
+        if dim == column and start[place] == int(sink.first) and steps[place] == 1 and size == column[0].size - 1:
+            dims[place] = axes_of([step.keys])
+        elif size != size_of(dim) or steps[place] != 1:
+            raise step.miss(WHY["Slice"], node)
+    return replace(step, dims=tuple(dims), sink=None)
+
+
+def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
     """The matrix product with the values, from the left or (all transposed) from the right."""
     operands = program.graph.operands(node)
     if place > 1:
-        raise Miss("something is added to the weights after the softmax", node, walk.depth)
-    if node.op == "AddMM":
-        raise Miss("the product with the values adds something else", node, walk.depth)
+        raise walk.miss(WHY["Add"], node)
     dims, other = resolve(walk.dims), operands[1 - place]
-    summed, kept = (dims[-1], dims[-2]) if place == 0 else (dims[-2], dims[-1])
-    keys = tuple(axes_of([keys]))
-    if summed != keys:
-        reason = "the product with the values sums over another axis than the softmax normalises"
-        raise Miss(reason, node, walk.depth)
+    total, kept = (dims[-1], dims[-2]) if place == 0 else (dims[-2], dims[-1])
+    keys = axes_of([walk.keys])
+    if total != keys or walk.sink is not None:
+        raise walk.miss("the product with the values sums over another axis than the softmax normalises", node)
     width = fresh(other.shape[-1] if place == 0 else other.shape[-2], "width")
     ends: tuple[Dim, Dim] = (keys, width) if place == 0 else (width, keys)
-    output: tuple[Dim, Dim] = (kept, width) if place == 0 else (width, kept)
+    output: Dims = (*dims[:-2], *((kept, width) if place == 0 else (width, kept)))
     value = operand(program, other, (*dims[:-2], *ends))
-    return Weighted(value, width, Value(node), (*dims[:-2], *output), walk.guarded, walk.number * value.number)
+    number, steps = walk.number * value.number, walk.steps
+    if node.op == "AddMM":
+        alpha, beta = node.arguments
+        number *= alpha
+        steps = (*steps, Step("add", seen_through(program, operands[2], output), beta))
+    return Weighted(value, walk.width(output), Value(node), output, walk.guarded, number, steps)
 
 
+def summed(program: Program, walk: Walk, node: Node, other: Value) -> Weighted:
+    """The product with the values as an elementwise product that is summed along the keys."""
+    dims, keys = resolve(walk.dims), axes_of([walk.keys])
+    places = tuple(i for i, dim in enumerate(dims) if any(axis in keys for axis in dim))
+    if walk.sink is None and keys and tuple(axis for i in places for axis in dims[i]) == keys:
+        for user, _ in program.graph.users(Value(node)):
+            if is_reduction(Value(user), SUM) and tuple(sorted(user.arguments[1])) == places:
+                value = operand(program, other, dims)
+                output = tuple(() if i in places else dim for i, dim in enumerate(dims))
+                width, number = walk.width(output), walk.number * value.number
+                return Weighted(value, width, Value(user), output, walk.guarded, number, walk.steps)
+    raise walk.miss(WHY["Multiply"], node)
+
+
+def divided(program: Program, found: Weighted, total: Term) -> Weighted:
+    """The output divided by the sum of the exponentials: the softmax, normalised after the product."""
+    for node, place in program.graph.users(found.output):
+        operands, given = program.graph.operands(node), Value(node)
+        if node.op in VIEWS:
+            dims = after(node.op, node.arguments, found.dims, given.shape)
+            if dims is not None:
+                return divided(program, replace(found, output=given, dims=dims), total)
+        elif node.op == "AsType" and is_float(given):
+            return divided(program, replace(found, output=given), total)
+        elif node.op == "Multiply" or (node.op == "Divide" and place == 0):
+            denominator = below(program, operands[1 - place], resolve(found.dims), node.op)
+            if denominator is not None and denominator[0] == total and not denominator[1]:
+                return replace(found, output=given)
+    raise Miss("the product with the values is not divided by the sum of the weights", found.output.node)

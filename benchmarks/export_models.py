@@ -1,0 +1,398 @@
+"""Exports tiny random-weight models with torch's own ONNX exporters, to test the ONNX frontend on.
+
+    python benchmarks/export_models.py OUT [--only bert,llama] [--exporters ts17,dyn18] [--attns eager]
+
+Needs: pip install torch==2.13.0 transformers diffusers onnxruntime onnxscript
+
+`export_configs*.py` beside this file are the table of architectures. Each export becomes a folder
+`OUT/{arch}__{attn}__{exporter}/`, which appears when it is complete:
+
+- `model.onnx`: what the exporter wrote, except that the stack traces are cut (they carry paths);
+- `io.npz`: `set{k}/in/{name}` and `set{k}/out/{name}`, outputs by ONNX Runtime's CPU kernels with its graph
+  optimisations off; sets that ONNX Runtime cannot run are left out;
+- `meta.json`: the architecture, how many attentions one run executes, names of inputs and outputs, the sets.
+
+A line is printed for each export, with the reason where it failed; exports that are there already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+import transformers
+from export_configs import Recipe
+from export_configs_mixed import HALF as HALVED
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+TABLES = ("", "_decoders", "_media", "_mixed", "_more")
+SINGLE: list[Recipe] = [r for t in TABLES for r in importlib.import_module(f"export_configs{t}").RECIPES]
+# no rows that are masked wholly: ONNX Runtime adds in float32, where float16's smallest swallows no score
+HALF = [
+    replace(
+        r, name=f"{r.name}_fp16", half=True, sets=tuple(s for s in r.sets if not s[0].startswith("leftpad"))
+    )
+    for r in SINGLE
+    if r.name in HALVED.split()
+]
+RECIPES = (*SINGLE, *HALF)
+EXPORTERS = {"ts14": 14, "ts17": 17, "dyn18": 18, "dyn20": 20, "dyn23": 23}
+Arrays = dict[str, np.ndarray]
+
+
+class Unsupported(Exception):
+    """The architecture does not have what was asked for; not a failure of the exporter."""
+
+
+# --- the model ---
+
+
+def build(recipe: Recipe, attn: str) -> torch.nn.Module:
+    """The model with random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    library, _, name = recipe.model.rpartition(".")
+    cls = getattr(importlib.import_module(library or "transformers"), name)
+    if library:
+        model = cls(**recipe.options)
+        if attn == "eager":
+            library = importlib.import_module("diffusers.models.attention_processor")
+            for module in model.modules():
+                if isinstance(module, library.Attention):
+                    module.set_processor(library.AttnProcessor())
+    else:
+        try:
+            config = cls.config_class(**recipe.options)
+            # the default for mixtures of experts has no counterpart in TorchScript
+            experts = {"experts_implementation": "batched_mm"} if "num_experts" in recipe.options else {}
+            backbone = getattr(config, "backbone_config", None) is not None  # convolutions, without attention
+            chosen = {"": attn, "backbone_config": "eager"} if backbone else attn
+            model = cls._from_config(config, attn_implementation=chosen, **experts)
+        except ValueError as error:
+            if "does not support an attention implementation" in str(error):
+                raise Unsupported(f"has no {attn} attention") from None
+            raise
+    for parameter in model.parameters():  # the usual initialisation makes every attention nearly uniform
+        if parameter.requires_grad and parameter.is_floating_point():
+            wide = parameter.dim() >= 2
+            spread = (parameter.numel() / parameter.shape[0]) ** -0.5 if wide else 0.1
+            noise = torch.randn_like(parameter) * spread
+            parameter.data = noise if wide else parameter.data + noise
+    model.requires_grad_(False)
+    return (model.half() if recipe.half else model).eval()
+
+
+class Wrapper(torch.nn.Module):
+    """The model as a function of plain tensors: caches are taken apart, outputs are picked by name."""
+
+    def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs of the recipe, for its inputs in their order."""
+        given: dict[str, Any] = dict(zip(self.recipe.inputs, values, strict=True))
+        caches = [_cache(given, prefix) for prefix in ("past", "cross")]
+        if caches[0] is not None:
+            across = caches[1] if caches[1] is not None else DynamicCache()
+            pair = self.recipe.family == "encdec_past"
+            given["past_key_values"] = EncoderDecoderCache(caches[0], across) if pair else caches[0]
+        if self.recipe.family == "encdec_past":
+            given["encoder_outputs"] = BaseModelOutput(last_hidden_state=given.pop("encoder_hidden_states"))
+        target: Any = self.model
+        for part in self.recipe.part.split(".") if self.recipe.part else []:
+            target = getattr(target, part)
+        return tuple(_pick(target(**given, **self.recipe.fixed), self.recipe.outputs))
+
+
+def _cache(given: dict[str, Any], prefix: str) -> DynamicCache | None:
+    layers = 0
+    cache = DynamicCache()
+    while f"{prefix}_key_{layers}" in given:
+        key, value = (given.pop(f"{prefix}_{kind}_{layers}") for kind in ("key", "value"))
+        cache.update(key, value, layers)
+        layers += 1
+    return cache if layers else None
+
+
+def _pick(result: Any, names: tuple[str, ...]) -> Iterator[torch.Tensor]:
+    for place, name in enumerate(names):
+        if name.startswith("present_"):
+            cache = result.past_key_values
+            cache = getattr(cache, "self_attention_cache", cache)
+            _, kind, layer = name.split("_")
+            yield getattr(cache.layers[int(layer)], f"{kind}s")
+        elif isinstance(result, torch.Tensor):
+            yield result
+        else:
+            found = getattr(result, name, None)
+            yield result[place] if found is None else found
+
+
+# --- its inputs ---
+
+
+def sizes(recipe: Recipe, name: str, dims: dict[str, int]) -> tuple[int, ...]:
+    """The shape of an input: integers, names of dimensions, and sums of names."""
+    words = recipe.inputs[name].split()[1:]
+    return tuple(sum(int(part) if part.isdigit() else dims[part] for part in w.split("+")) for w in words)
+
+
+def axes(recipe: Recipe, name: str) -> dict[int, str]:
+    """The dynamic axes of an input."""
+    words = recipe.inputs[name].split()[1:]
+    return {axis: w.replace("+", "_plus_") for axis, w in enumerate(words) if not w.isdigit()}
+
+
+def feed(recipe: Recipe, label: str, dims: dict[str, int], seed: int) -> Arrays:
+    """One set of inputs, in the order of the recipe."""
+    random = np.random.default_rng(seed)
+    made: Arrays = {}
+    for name, spec in recipe.inputs.items():
+        kind, shape = spec.split()[0], sizes(recipe, name, dims)
+        if kind == "ids":
+            made[name] = random.integers(5, 100, shape)
+        elif kind == "mask":
+            made[name] = np.ones(shape, np.int64)
+            for row, line in enumerate(made[name]):
+                if label.startswith("rightpad") and row % 2 == 0:
+                    line[-2 - row // 2 :] = 0
+                elif label.startswith("leftpad") and row != 1:
+                    line[: 2 + row // 2] = 0
+        elif kind == "zeros":
+            made[name] = np.zeros(shape, np.int64)
+        elif kind == "ones":
+            made[name] = np.ones(shape, np.int64)
+        elif kind == "four":
+            made[name] = np.full(shape, 4)
+        elif kind == "true":
+            made[name] = np.ones(shape, bool)
+        elif kind == "arange":
+            made[name] = np.broadcast_to(np.arange(shape[-1]), shape).copy()
+        elif kind == "unit":
+            made[name] = random.random(shape, np.float32)
+        elif kind.startswith("int"):
+            made[name] = random.integers(0, int(kind[3:]), shape)
+        elif kind.startswith("step"):
+            made[name] = random.integers(1, 900, shape).astype(kind[4:] or "float32")
+        else:
+            made[name] = random.standard_normal(shape, np.float32)
+        if recipe.half and made[name].dtype == np.float32:
+            made[name] = made[name].astype(np.float16)
+    return made
+
+
+# --- the export ---
+
+
+def export(recipe: Recipe, model: torch.nn.Module, exporter: str, path: Path) -> str:
+    """Writes `path`; a note about the dynamic axes, if they are fewer than wished for."""
+    wrapper = Wrapper(model, recipe)
+    arrays = feed(recipe, *recipe.sets[0], seed=0)
+    args = tuple(torch.from_numpy(array) for array in arrays.values())
+    common: dict[str, Any] = {
+        "input_names": list(recipe.inputs),
+        "output_names": list(recipe.outputs),
+        "opset_version": EXPORTERS[exporter],
+    }
+    named = {name: axes(recipe, name) for name in recipe.inputs}
+    if exporter.startswith("ts"):
+        torch.onnx.export(wrapper, args, str(path), dynamo=False, dynamic_axes=named, **common)
+        return ""
+    common |= {"dynamo": True, "external_data": False, "verbose": False}
+    named_shapes = (tuple(named.values()),)
+    free = torch.export.Dim.AUTO
+    auto_shapes = (tuple(dict.fromkeys(found, free) for found in named.values()),)
+    try:
+        torch.onnx.export(wrapper, args, str(path), dynamic_shapes=named_shapes, **common)
+        return ""
+    except Exception:
+        torch.onnx.export(wrapper, args, str(path), dynamic_shapes=auto_shapes, **common)
+        return "axes found by the exporter"
+
+
+def clean(path: Path) -> int:
+    """Cuts the stack traces out of the model; how many nodes it has."""
+    model = onnx.load(str(path))
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        for node in graph.node:
+            kept = [prop for prop in node.metadata_props if not prop.key.endswith("stack_trace")]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+            node.ClearField("doc_string")
+    onnx.save(model, str(path))
+    return len(model.graph.node)
+
+
+def run_sets(recipe: Recipe, path: Path) -> tuple[Arrays, list[dict[str, Any]], list[str]]:
+    """The stored arrays, a description of each set that ONNX Runtime ran, why it did not run the others."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    stored: Arrays = {}
+    described: list[dict[str, Any]] = []
+    refused: list[str] = []
+    for number, (label, dims) in enumerate(recipe.sets):
+        inputs = {k: v for k, v in feed(recipe, label, dims, seed=number).items() if k in wanted}
+        try:
+            outputs = session.run(list(recipe.outputs), inputs)
+        except Exception as error:
+            refused.append(f"set {number}: {short(error)}")
+            continue
+        stored |= {f"set{number}/in/{name}": array for name, array in inputs.items()}
+        stored |= {f"set{number}/out/{n}": array for n, array in zip(recipe.outputs, outputs, strict=True)}
+        nan = any(np.isnan(a).any() for a in outputs if a.dtype.kind == "f")
+        described.append({"set": number, "label": label, "ort_nan": bool(nan)})
+    return stored, described, refused
+
+
+def one(recipe: Recipe, attn: str, exporter: str, model: torch.nn.Module, out: Path) -> str:
+    """Writes one folder; what to say about it."""
+    name = f"{recipe.name}__{attn}__{exporter}"
+    draft = out / f".{name}.{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        note = export(recipe, model, exporter, draft / "model.onnx")
+        nodes = clean(draft / "model.onnx")
+        stored, described, refused = run_sets(recipe, draft / "model.onnx")
+        inputs = [
+            key.split("/", 2)[2] for key in stored if key.startswith(f"{next(iter(stored), '')[:5]}in/")
+        ]
+        if not described:
+            raise RuntimeError("ONNX Runtime runs no set: " + refused[0])
+        np.savez(draft / "io.npz", **stored)  # type: ignore[arg-type]
+        meta = {
+            "name": name,
+            "arch": recipe.name,
+            "attn": attn,
+            "exporter": "torch.onnx " + ("torchscript" if exporter.startswith("ts") else "dynamo"),
+            "want_opset": EXPORTERS[exporter],
+            "truth": recipe.truth,
+            "note": "; ".join(filter(None, [recipe.note, note])),
+            "family": recipe.family,
+            "inputs": inputs,
+            "outputs": list(recipe.outputs),
+            "nodes": nodes,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "sets": described,
+        }
+        (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+        shutil.rmtree(out / name, ignore_errors=True)
+        draft.rename(out / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    left_out = f", left out {'; '.join(refused)}" if refused else ""
+    return f"{nodes} nodes, {len(described)} sets{left_out}"
+
+
+# --- the command ---
+
+
+def short(error: BaseException) -> str:
+    """The line of an error's text that says the most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    return f"{type(error).__name__}: {(lines or ['?'])[0][:200]}" + (f" <- {short(cause)}" if cause else "")
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing goes to the standard output, from C++ neither: the exporters print whole graphs."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def limited(seconds: int, work: Callable[[], str]) -> str:
+    """Runs `work`; raises TimeoutError when it takes longer."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"longer than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        return work()
+    finally:
+        signal.alarm(0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Exports tiny models to ONNX, with inputs and outputs.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", default="", help="architectures, with commas; all by default")
+    parser.add_argument("--exporters", default=",".join(EXPORTERS), help="of " + ", ".join(EXPORTERS))
+    parser.add_argument("--attns", default="eager,sdpa", help="attention implementations")
+    parser.add_argument("--force", action="store_true", help="write again what is there already")
+    parser.add_argument("--seconds", type=int, default=300, help="limit for one export")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    only = set(filter(None, options.only.split(",")))
+    if unknown := only - {recipe.name for recipe in RECIPES}:
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for recipe in RECIPES:
+        if only and recipe.name not in only:
+            continue
+        for attn in options.attns.split(","):
+            if attn not in recipe.attns:
+                continue
+            for exporter in options.exporters.split(","):
+                name = f"{recipe.name}__{attn}__{exporter}"
+                if (options.out / name).exists() and not options.force:
+                    continue
+                began = time.perf_counter()
+
+                def work(recipe: Recipe = recipe, attn: str = attn, exporter: str = exporter) -> str:
+                    # built anew each time: an exporter may leave its traces in a model
+                    return one(recipe, attn, exporter, build(recipe, attn), options.out)
+
+                try:
+                    with silent():
+                        said = limited(options.seconds, work)
+                except Unsupported as error:
+                    said = f"skipped: {error}"
+                except Exception as error:
+                    failed += 1
+                    said = f"FAILED {short(error)}"
+                print(f"{name}: {said} ({time.perf_counter() - began:.1f} s)", flush=True)
+                gc.collect()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

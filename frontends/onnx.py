@@ -1,0 +1,265 @@
+"""ONNX models as MLX callables: an importer, not a compiler.
+
+`load` reads a model; the program that it returns computes the model with plain MLX operations, so it can be run as it
+is or traced. Types are MLX's: float64 models compute in float64, which MLX has on the CPU only (elsewhere they are
+refused); float8 and integers of less than 8 bits are carried by a wider type until they are cast or dequantized;
+strings, sequences, optional values, complex128 and sparse tensors are refused, as MLX has nothing like them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+import onnx
+
+from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
+from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
+from fuser.frontends.onnx_graph import Builder, Graph
+from fuser.frontends.onnx_run import Interpreter, Pool
+from fuser.frontends.onnx_types import (
+    CARRIERS,
+    Host,
+    Narrow,
+    Value,
+    mlx_name,
+    mlx_type,
+    onnx_type,
+    refuse_float64_on_gpu,
+    to_mlx,
+    type_name,
+)
+from fuser.frontends.onnx_weights import Weights
+
+
+class ValueInfo(NamedTuple):
+    """An input or output of a model; a dimension is a number, the name of a symbolic one, or `None`."""
+
+    name: str
+    dtype: mx.Dtype
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        shape = (
+            "[...]"
+            if self.shape is None
+            else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+        )
+        return f"{self.name}: {mlx_name(self.dtype)}{shape}"
+
+
+class OnnxProgram:
+    """An ONNX model as a callable over MLX arrays; made by `load`."""
+
+    def __init__(
+        self, name: str, graph: Graph, inputs: tuple[ValueInfo, ...], outputs: tuple[ValueInfo, ...]
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self._graph = graph
+        self._pool = Pool()
+
+    def __call__(self, **inputs: mx.array | Host) -> dict[str, mx.array]:
+        """Compute the outputs by name; can be traced, and marks what every node took and gave.
+
+        An input given as a NumPy array is a constant: it may decide about shapes.
+        """
+        self._check_names(inputs)
+        given: dict[str, Value] = {}
+        for name, value in inputs.items():
+            number = self._graph.types.get(name)
+            if isinstance(value, mx.array):
+                given[name] = Narrow(value, number) if number in CARRIERS else value
+            else:  # known on the host, so what depends on it is decided there
+                given[name] = np.asarray(value)
+        interpreter = Interpreter(self._pool)
+        outputs = interpreter.run(self._graph, given)
+        return {
+            info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)
+        }
+
+    def prepare(self, inputs: Mapping[str, Any]) -> dict[str, mx.array]:
+        """Arguments for a call, from NumPy or MLX arrays; names, types and shapes are checked first.
+
+        Nothing is cast: a wrong type is refused with the way to put it right.
+        """
+        self._check_names(inputs)
+        sizes: dict[str, tuple[int, str]] = {}
+        result = {}
+        for info in self.inputs:
+            array = _as_array(info, inputs[info.name], self._graph.types[info.name])
+            _check_shape(info, array.shape, sizes)
+            result[info.name] = array
+        for name in inputs:
+            if name not in result:  # an initializer that may be given instead
+                result[name] = (
+                    inputs[name] if isinstance(inputs[name], mx.array) else _plain(to_mlx(inputs[name]))
+                )
+        return result
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        known = [info.name for info in self.inputs]
+        missing = [name for name in known if name not in inputs]
+        unknown = [name for name in inputs if name not in known and name not in self._graph.inputs]
+        if missing or unknown:
+            what = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+            what += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
+            takes = ", ".join(map(str, self.inputs)) or "nothing"
+            raise InvalidInputError(f"model {self.name!r}: {'; '.join(what)}; it takes {takes}")
+
+    def __repr__(self) -> str:
+        return f"OnnxProgram({self.name!r}: {'; '.join(map(str, self.inputs))} -> {'; '.join(map(str, self.outputs))})"
+
+
+def load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
+    """Read a model from a file (or take one that is read already).
+
+    Raises `InvalidModelError` for a file that is not a valid model, and `UnsupportedOperatorError` with all that is
+    missing for a model that needs more than MLX or fuser have.
+    """
+    try:
+        return _load(path)
+    except FuserError:
+        raise
+    except RecursionError:
+        raise InvalidModelError(f"{_origin(path)}: graphs are nested too deeply") from None
+    except Exception as error:  # parser and checker raise a dozen types, of three libraries
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InvalidModelError(f"{_origin(path)}: {line}") from error
+
+
+def _origin(path: str | os.PathLike[str] | onnx.ModelProto) -> str:
+    return "the model" if isinstance(path, onnx.ModelProto) else repr(os.fspath(path))
+
+
+def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
+    folder: Path | None = None
+    stem = ""
+    if isinstance(path, onnx.ModelProto):
+        model = path
+    else:
+        file = Path(path)
+        folder, stem = file.parent, file.stem
+        model = onnx.load(file, format="protobuf", load_external_data=False)
+    _check(model, None if folder is None else Path(os.fspath(path)))
+    opsets = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import
+    }
+    functions = {
+        ("" if item.domain == "ai.onnx" else item.domain, item.name, getattr(item, "overload", "")): item
+        for item in model.functions
+    }
+    builder = Builder(opsets, functions, Weights(folder))
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_info(value) for value in model.graph.input if value.name not in initialized)
+    outputs = tuple(_info(value) for value in model.graph.output)
+    graph = builder.graph(model.graph)
+    return OnnxProgram(model.graph.name or stem, graph, inputs, outputs)
+
+
+def _check(model: onnx.ModelProto, file: Path | None) -> None:
+    if not model.HasField("graph"):
+        raise InvalidModelError(
+            f"{'the model' if file is None else repr(str(file))} is not an ONNX model: it has no graph"
+        )
+    external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    if external or model.ByteSize() > (1 << 31) - 1:
+        # the checker wants external files in the working folder, and cannot take more than 2 GiB: those parts are
+        # checked where they are read
+        graph = onnx.GraphProto()
+        graph.CopyFrom(_without_weights(model.graph))
+        model = onnx.ModelProto(
+            ir_version=model.ir_version,
+            opset_import=model.opset_import,
+            graph=graph,
+            functions=model.functions,
+        )
+    onnx.checker.check_model(model)
+
+
+def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    stripped = onnx.GraphProto(
+        name=graph.name, node=graph.node, output=graph.output, value_info=graph.value_info
+    )
+    stripped.input.extend(graph.input)
+    known = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in known:
+            stripped.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return stripped
+
+
+def _info(value: onnx.ValueInfoProto) -> ValueInfo:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        what = "has no type" if kind is None else f"is a {kind.removesuffix('_type').replace('_', ' ')}"
+        raise UnsupportedOperatorError(f"{value.name!r} {what}: MLX programs take and give arrays only")
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in CARRIERS:
+        try:
+            mlx_type(tensor.elem_type)
+        except UnsupportedOperatorError as error:
+            raise UnsupportedOperatorError(f"{value.name!r}: {error}") from None
+    shape: tuple[int | str | None, ...] | None = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") else (dim.dim_param or None)
+            for dim in tensor.shape.dim
+        )
+        if any(isinstance(dim, int) and dim < 0 for dim in shape):
+            raise InvalidModelError(f"{value.name!r} has a negative dimension: {list(shape)}")
+    return ValueInfo(value.name, mlx_type(tensor.elem_type), shape)
+
+
+def _as_array(info: ValueInfo, value: Any, number: int) -> mx.array:
+    expected = type_name(number) if number in CARRIERS else mlx_name(info.dtype)
+    if isinstance(value, mx.array):
+        if value.dtype != info.dtype:
+            raise InvalidInputError(
+                f"input {info.name!r} must be {expected}, but {mlx_name(value.dtype)} came: "
+                f"pass {info.name}.astype(mx.{mlx_name(info.dtype)})"
+            )
+        if value.dtype == mx.float64:
+            refuse_float64_on_gpu()
+        return value
+    host: Host = np.asarray(value)
+    try:
+        came = onnx_type(host)
+    except UnsupportedOperatorError:
+        came = -1
+    if came != number:
+        raise InvalidInputError(
+            f"input {info.name!r} must be {expected}, but {host.dtype} came: pass {info.name}.astype({expected!r})"
+        )
+    return _plain(to_mlx(host))
+
+
+def _plain(value: mx.array | Narrow) -> mx.array:
+    return value.carrier if isinstance(value, Narrow) else value
+
+
+def _check_shape(info: ValueInfo, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> None:
+    if info.shape is None:
+        return
+    if len(shape) != len(info.shape):
+        raise InvalidInputError(
+            f"input {info.name!r} must have {len(info.shape)} dimensions, {info}, but shape {list(shape)} came"
+        )
+    for axis, (declared, size) in enumerate(zip(info.shape, shape, strict=True)):
+        if isinstance(declared, int) and declared != size:
+            raise InvalidInputError(
+                f"input {info.name!r} must be {info}, but axis {axis} of {list(shape)} is {size}"
+            )
+        if isinstance(declared, str):
+            known, where = sizes.setdefault(declared, (size, info.name))
+            if known != size:
+                raise InvalidInputError(
+                    f"input {info.name!r} must be {info}, but {declared!r} is {known} in {where!r} and {size} here"
+                )

@@ -1,0 +1,27 @@
+"""The ONNX operators, grouped by topic; importing this package fills their table."""
+
+from importlib import import_module
+
+for _topic in (
+    "activation",
+    "attention",
+    "cast",
+    "control",
+    "quantize",
+    "loss",
+    "index",
+    "layout",
+    "linear",
+    "ml",
+    "recurrent",
+    "sampling",
+    "signal",
+    "math",
+    "norm",
+    "pad",
+    "reduction",
+    "resize",
+    "shape",
+    "window",
+):
+    import_module(f"{__name__}.{_topic}")

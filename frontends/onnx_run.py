@@ -1,0 +1,231 @@
+"""Runs an ONNX graph on MLX arrays, with everything that is known beforehand computed on the host.
+
+The interpreter is run eagerly or under a trace, and cannot tell: what depends on traced arrays becomes part of the
+trace, what does not is a NumPy array and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.errors import FuserError, InvalidModelError, UnsupportedOperatorError
+from fuser.frontends.marks import mark
+from fuser.frontends.onnx_graph import Graph, Step
+from fuser.frontends.onnx_ops.registry import Call, Operator, host_function, host_value
+from fuser.frontends.onnx_types import Host, Items, Narrow, Value, to_host, to_mlx, type_name
+
+# a host value beyond this is not written out: it stays an unevaluated MLX array
+_HOST_BYTES = 1 << 28
+_ARRAY_BYTES = 1 << 42
+
+
+class Scope(dict[str, Value]):
+    """The values of one graph by name; those of the graphs around it are seen through it."""
+
+    def __init__(self, outer: Mapping[str, Value] | None = None) -> None:
+        super().__init__()
+        self._outer: Mapping[str, Value] = {} if outer is None else outer
+
+    def __missing__(self, name: str) -> Value:
+        return self._outer[name]
+
+
+class Pool:
+    """MLX arrays of host values: one array for one value, however often it meets a traced one.
+
+    The values that a program owns have theirs in the program's pool, those of one call in that call's.
+    """
+
+    def __init__(self, outer: Pool | None = None) -> None:
+        self._outer = outer
+        self._owned: set[int] = set()
+        self._entries: dict[int, tuple[Host, mx.array | Narrow]] = {}
+
+    def own(self, values: Iterable[Value | None]) -> None:
+        """Keep the arrays of these values beyond the call."""
+        pool = self if self._outer is None else self._outer
+        pool._owned.update(id(value) for value in values if isinstance(value, np.ndarray))
+
+    def get(self, host: Host) -> mx.array | Narrow:
+        """The array of a host value."""
+        if self._outer is not None and id(host) in self._outer._owned:
+            return self._outer.get(host)
+        entry = self._entries.get(id(host))
+        if entry is None:  # the host value is held too, so that its id stays its own
+            entry = self._entries[id(host)] = (host, to_mlx(host))
+        return entry[1]
+
+
+class Interpreter:
+    """One run of a program."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = Pool(pool)
+
+    def run(
+        self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None
+    ) -> list[Value]:
+        """The outputs of `graph` for the inputs given by name."""
+        scope = Scope(outer)
+        scope.update(graph.constants)
+        self._pool.own(graph.constants.values())
+        scope.update(given)
+        for step in graph.steps:
+            outputs = step.folded
+            if outputs is None:
+                outputs = self._step(step, scope)
+                if step.fixed and all(output is None or isinstance(output, np.ndarray) for output in outputs):
+                    step.folded = outputs
+                    self._pool.own(outputs)
+            for name, output in zip(step.outputs, outputs, strict=False):
+                if name and output is not None:
+                    scope[name] = output
+        try:
+            return [scope[name] for name in graph.outputs]
+        except KeyError as error:
+            raise InvalidModelError(f"no node computes the graph's output {error.args[0]!r}") from None
+
+    def array(self, value: Value) -> mx.array:
+        """Any value as an MLX array, narrow types in their carrier."""
+        if isinstance(value, np.ndarray):
+            value = self._pool.get(value)
+        if isinstance(value, Items):
+            raise UnsupportedOperatorError("a sequence is used as an array: MLX has no sequences")
+        return value.carrier if isinstance(value, Narrow) else value
+
+    def _step(self, step: Step, scope: Scope) -> tuple[Value | None, ...]:
+        where = f"node {step.name!r} ({step.kind})"
+        try:
+            inputs = [scope[name] if name else None for name in step.inputs]
+        except KeyError as error:
+            raise InvalidModelError(f"{where}: its input {error.args[0]!r} has no value") from None
+        try:
+            outputs = self._compute(step, inputs, scope)
+        except FuserError:
+            raise
+        except RecursionError:
+            raise InvalidModelError(f"{where}: graphs are nested too deeply") from None
+        except (
+            Exception
+        ) as error:  # whatever MLX or NumPy say about shapes and types, the node is where it is wrong
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InvalidModelError(
+                f"{where}: {line}; inputs: {', '.join(map(_describe, inputs))}"
+            ) from error
+        for output in outputs:
+            if isinstance(output, mx.array) and output.nbytes > _ARRAY_BYTES:
+                raise InvalidModelError(f"{where}: its output of shape {list(output.shape)} is too large")
+        return outputs
+
+    def _compute(self, step: Step, inputs: list[Value | None], scope: Scope) -> tuple[Value | None, ...]:
+        if step.body is not None:
+            return self._function(step, step.body, inputs)
+        operator = step.operator
+        assert operator is not None
+        call = Call(
+            step.name,
+            step.kind,
+            step.version,
+            step.attributes,
+            step.outputs,
+            self.array,
+            lambda graph, given: self.run(graph, given, scope),
+        )
+        if operator.raw:
+            outputs = _tuple(operator.function(call, *inputs))
+        elif operator.pure and all(value is None or isinstance(value, np.ndarray) for value in inputs):
+            outputs = self._on_host(operator, call, inputs)
+        else:
+            outputs = self._on_arrays(operator, call, inputs)
+        if operator.pure and any(isinstance(output, mx.array) for output in outputs):
+            mark(step.name, _arrays(inputs), _arrays(outputs))
+        return outputs
+
+    def _function(self, step: Step, body: Graph, inputs: list[Value | None]) -> tuple[Value | None, ...]:
+        if len(inputs) > len(body.inputs):
+            raise InvalidModelError(f"node {step.name!r}: more inputs than function {step.kind} takes")
+        given = {name: value for name, value in zip(body.inputs, inputs, strict=False) if value is not None}
+        outputs = tuple(self.run(body, given))
+        mark(step.name, _arrays(inputs), _arrays(outputs))
+        return outputs
+
+    def _on_host(
+        self, operator: Operator, call: Call, inputs: list[Value | None]
+    ) -> tuple[Value | None, ...]:
+        function = host_function(operator)
+        sizes = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and any(value.strides)]
+        if function is not None and sum(sizes) <= _HOST_BYTES and not _blows_up(operator.name, inputs):
+            with np.errstate(all="ignore"):
+                return _tuple(function(call, *inputs))
+        with mx.stream(mx.cpu):
+            outputs = self._on_arrays(operator, call, inputs)
+            if any(isinstance(item, mx.array) and item.nbytes > _HOST_BYTES for item in outputs):
+                return outputs
+            return tuple(to_host(item) if isinstance(item, mx.array | Narrow) else item for item in outputs)
+
+    def _on_arrays(
+        self, operator: Operator, call: Call, inputs: list[Value | None]
+    ) -> tuple[Value | None, ...]:
+        arguments: list[Any] = []
+        narrow: int | None = None
+        for position, value in enumerate(inputs):
+            if value is None:
+                arguments.append(None)
+            elif position in operator.host:
+                arguments.append(host_value(value, call, position))
+            else:
+                array = self._pool.get(value) if isinstance(value, np.ndarray) else value
+                if isinstance(array, Items):
+                    raise call.refuse("MLX has no sequences")
+                if isinstance(array, Narrow) and not operator.narrow:
+                    if not (operator.moves and position == 0):
+                        raise call.refuse(f"MLX has no arithmetic on {type_name(array.type)}")
+                    narrow = array.type
+                    array = array.carrier
+                arguments.append(array)
+        outputs = _tuple(operator.function(call, *arguments))
+        if narrow is None:
+            return outputs
+        return tuple(Narrow(output, narrow) if isinstance(output, mx.array) else output for output in outputs)
+
+
+def _blows_up(name: str, inputs: Iterable[Value | None]) -> bool:
+    """Whether broadcasting small host values together gives one that is too large to be written out."""
+    if name in {"Concat", "Reshape", "Gather", "Slice", "Transpose", "Unsqueeze", "Squeeze"}:
+        return False
+    shapes = [value.shape for value in inputs if isinstance(value, np.ndarray)]
+    return (
+        math.prod(max(sizes) for sizes in zip(*_padded(shapes), strict=True)) * 8 > _HOST_BYTES
+        if shapes
+        else False
+    )
+
+
+def _padded(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    rank = max(map(len, shapes))
+    return [(1,) * (rank - len(shape)) + shape for shape in shapes]
+
+
+def _tuple(result: Any) -> tuple[Value | None, ...]:
+    # NumPy gives scalars instead of arrays of no dimensions
+    results = result if isinstance(result, tuple) else (result,)
+    return tuple(np.asarray(item) if isinstance(item, np.generic) else item for item in results)
+
+
+def _arrays(values: Iterable[Value | None]) -> tuple[mx.array, ...]:
+    return tuple(value for value in values if isinstance(value, mx.array))
+
+
+def _describe(value: Value | None) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Items):
+        return f"sequence of {len(value.values)}"
+    if isinstance(value, Narrow):
+        return f"{type_name(value.type)}{list(value.carrier.shape)}"
+    return f"{str(value.dtype).rpartition('.')[2]}{list(value.shape)}"

@@ -1,0 +1,117 @@
+"""Tensors of an ONNX file: stored inside it or in files beside it, read once and never from anywhere else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from fuser.errors import InvalidModelError, UnsupportedOperatorError
+from fuser.frontends.onnx_types import CARRIERS, NUMPY_TYPES, Host, Narrow, to_mlx, type_name
+
+
+class Weights:
+    """Reads the tensors of one model; `folder` is where external data may lie (`None`: nowhere)."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._maps: dict[str, Host] = {}
+
+    def lazy(self, host: Host) -> mx.array | Narrow:
+        """A weight as an MLX array."""
+        return to_mlx(host)
+
+    def read(self, tensor: TensorProto) -> Host:
+        """The values of a tensor as a NumPy array; nothing is allocated before the sizes are checked."""
+        name = tensor.name or "constant"
+        if tensor.data_type == TensorProto.STRING:
+            return np.array(
+                [item.decode("utf-8", "replace") for item in tensor.string_data], dtype=object
+            ).reshape(tuple(tensor.dims))
+        if tensor.data_type not in NUMPY_TYPES:
+            raise UnsupportedOperatorError(
+                f"tensor {name!r}: MLX has no arrays of ONNX type {type_name(tensor.data_type)}"
+            )
+        shape = tuple(tensor.dims)
+        if any(dim < 0 for dim in shape):
+            raise InvalidModelError(f"tensor {name!r} has a negative dimension: {list(shape)}")
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external(tensor, name, shape)
+        if tensor.HasField("raw_data"):
+            self._check_size(name, tensor.data_type, shape, len(tensor.raw_data))
+        try:
+            return numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, OverflowError, MemoryError) as error:
+            raise InvalidModelError(f"tensor {name!r}: {_line(error)}") from None
+
+    @staticmethod
+    def _check_size(name: str, data_type: int, shape: tuple[int, ...], stored: int) -> None:
+        expected = _bytes(data_type, shape)
+        if expected != stored:
+            raise InvalidModelError(
+                f"tensor {name!r}: {type_name(data_type)} {list(shape)} takes {expected} bytes, but {stored} are stored"
+            )
+
+    def _external(self, tensor: TensorProto, name: str, shape: tuple[int, ...]) -> Host:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        path = self._inside(name, entries.get("location", ""))
+        try:
+            offset = int(entries.get("offset", "0"))
+            length = int(entries.get("length", str(_bytes(tensor.data_type, shape))))
+            size = path.stat().st_size
+        except (ValueError, OSError) as error:
+            raise InvalidModelError(f"tensor {name!r}: external data: {_line(error)}") from None
+        if offset < 0 or length < 0 or offset + length > size:
+            raise InvalidModelError(
+                f"tensor {name!r}: bytes {offset} to {offset + length} lie outside {path.name!r} of {size} bytes"
+            )
+        self._check_size(name, tensor.data_type, shape, length)
+        if length == 0:
+            return np.empty(shape, dtype=NUMPY_TYPES[tensor.data_type])
+        key = str(path)
+        if key not in self._maps:
+            self._maps[key] = np.memmap(path, dtype=np.uint8, mode="r")
+        data = self._maps[key][offset : offset + length]
+        if tensor.data_type in CARRIERS:
+            packed = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=data.tobytes())
+            return numpy_helper.to_array(packed)
+        dtype = NUMPY_TYPES[tensor.data_type]
+        return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+
+    def _inside(self, name: str, location: str) -> Path:
+        """The file that `location` names, which must be in the model's folder after all links are followed."""
+        where = f"tensor {name!r}: external data {location!r}"
+        if self._folder is None:
+            raise InvalidModelError(
+                f"{where}: a model given as an object has no folder; load it from its file"
+            )
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts or "\0" in location:
+            raise InvalidModelError(f"{where} is not a file name inside the model's folder")
+        folder = self._folder.resolve()
+        try:
+            path = (folder / location).resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise InvalidModelError(f"{where}: {_line(error)}") from None
+        if not path.is_relative_to(folder) or not path.is_file():
+            raise InvalidModelError(f"{where} is not a file inside the model's folder")
+        return path
+
+
+def _bytes(data_type: int, shape: tuple[int, ...]) -> int:
+    count = math.prod(shape)
+    bits = _BITS.get(data_type)
+    return -(-count * bits // 8) if bits else count * NUMPY_TYPES[data_type].itemsize
+
+
+_BITS = {
+    getattr(TensorProto, name): bits
+    for name, bits in {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}.items()
+    if hasattr(TensorProto, name)
+}
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

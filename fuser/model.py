@@ -1,0 +1,58 @@
+"""An ONNX model as users hold it: arrays in by name, arrays out by name, its attentions fused."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mlx.core as mx
+
+from fuser.frontends.onnx import OnnxProgram, ValueInfo, load
+from fuser.optimized import Optimized
+from fuser.report import Report
+
+
+class Model:
+    """What `fuser.load_onnx` returns."""
+
+    def __init__(self, program: OnnxProgram, *, fuse: bool = True) -> None:
+        self.program = program
+        """The model as a plain MLX callable, unfused."""
+        self._optimized: Optimized[..., dict[str, mx.array]] = Optimized(program, fuse=fuse)
+
+    @property
+    def inputs(self) -> tuple[ValueInfo, ...]:
+        """The inputs: `name`, `dtype`, and `shape`, in which a symbolic dimension is a string."""
+        return self.program.inputs
+
+    @property
+    def outputs(self) -> tuple[ValueInfo, ...]:
+        """The outputs, likewise."""
+        return self.program.outputs
+
+    @property
+    def report(self) -> Report:
+        """The report for the shapes that were last run; an empty one before the first call."""
+        return self._optimized.report
+
+    def __call__(self, **inputs: Any) -> dict[str, mx.array]:
+        """The outputs by name, for inputs by name: MLX or numpy arrays.
+
+        Traced once for each set of shapes. Raises `InvalidInputError` for a wrong name, shape or type.
+        """
+        arrays = self.program.prepare(inputs)
+        return self._optimized(**arrays)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.program.name}: {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+
+
+def load_onnx(path: str | os.PathLike[str], *, fuse: bool = True) -> Model:
+    """The ONNX model at `path` (opset 7 to 26) as an MLX program with its attentions fused.
+
+    The result is called with arrays by input name and gives arrays by output name; `fuse=False` leaves it as it is.
+    Raises `InvalidModelError` when the file is broken or no model, `UnsupportedOperatorError` with all operators that
+    fuser does not have.
+    """
+    return Model(load(path), fuse=fuse)
+

@@ -1,0 +1,9 @@
+"""The table of near-attentions: programs that must stay as they are, each with its reason."""
+
+from __future__ import annotations
+
+from tests import negatives_scores, negatives_traps, negatives_weights
+from tests.negatives_base import Negative
+
+NEGATIVES: list[Negative] = [*negatives_weights.NEGATIVES, *negatives_scores.NEGATIVES]
+TRAPS: list[Negative] = negatives_traps.TRAPS

@@ -1,0 +1,246 @@
+"""Rows in which every key is masked: fused or not, each answers what its own spelling gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import fuser
+from tests.spellings_base import FLOOR, INF, LOWEST, Args, Fn, T, args, distance, epsilon, numpy, sm
+
+ROOT = 8**-0.5
+Q, K = (2, 4, 5, 8), (2, 4, 7, 8)
+HALF, BRAIN = mx.float16, mx.bfloat16
+
+
+@dataclass(frozen=True)
+class Case:
+    """One spelling on rows without keys: NaN, the mean of the values, zeros, or what the scores decide."""
+
+    name: str
+    fn: Fn
+    args: Args
+    gives: str
+    fuses: bool = False
+    """Whether it must be fused: the guard makes the answer provable."""
+
+
+def holes(rng: np.random.Generator) -> mx.array:
+    """Two rows of the first batch entry and the whole second one see nothing."""
+    mask = rng.random((2, 1, 5, 7)) < 0.6
+    mask[..., 0] = True
+    mask[0, :, 1:3] = False
+    mask[1] = False
+    return mx.array(mask)
+
+
+def padding(rng: np.random.Generator) -> mx.array:
+    """Ones and zeros of tokens; the second batch entry is all padding."""
+    return mx.array([[1, 1, 1, 0, 0, 0, 0], [0] * 7])
+
+
+KEPT = args(Q, K, K, holes)
+TOKENS = args(Q, K, K, padding)
+SQUARE = args((2, 4, 6, 8), (2, 4, 6, 8), (2, 4, 6, 8))
+TALL = args((2, 4, 7, 8), (2, 4, 5, 8), (2, 4, 5, 8))
+
+
+def typed(dtype: mx.Dtype) -> Args:
+    return args(Q, K, K, holes, dtype=dtype)
+
+
+def scores(q, k):
+    return q @ T(k) * ROOT
+
+
+def where(value: float, soft: Callable[[mx.array], mx.array] = sm) -> Fn:
+    return lambda q, k, v, m: soft(mx.where(m, scores(q, k), value)) @ v
+
+
+def added(value: float, soft: Callable[[mx.array], mx.array] = sm) -> Fn:
+    return lambda q, k, v, m: soft(scores(q, k) + mx.where(m, 0.0, value).astype(q.dtype)) @ v
+
+
+def guarded(x):
+    p = sm(x)
+    return mx.where(mx.isnan(p), 0.0, p)
+
+
+def guarded_by_scores(x):
+    return mx.where(mx.all(x == -INF, axis=-1, keepdims=True), 0.0, sm(x))
+
+
+def to_zero(x):
+    return mx.nan_to_num(sm(x))
+
+
+def decomposed(x):
+    e = mx.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def in_float(x):
+    return sm(x.astype(mx.float32)).astype(x.dtype)
+
+
+def shifted(value: float, soft: Callable[[mx.array], mx.array] = sm) -> Fn:
+    """A constant triangle below the diagonal: the first row is empty, as anyone can compute."""
+    return lambda q, k, v: soft(mx.where(mx.tri(6, 6, -1, dtype=mx.bool_), scores(q, k), value)) @ v
+
+
+def lower_right(value: float, soft: Callable[[mx.array], mx.array] = sm) -> Fn:
+    return lambda q, k, v: soft(mx.where(mx.tri(7, 5, -2, dtype=mx.bool_), scores(q, k), value)) @ v
+
+
+def bert(value: float) -> Fn:
+    return lambda q, k, v, m: sm(scores(q, k) + (1.0 - m[:, None, None].astype(q.dtype)) * value) @ v
+
+
+def multiplied(q, k, v, m):
+    m = m.astype(q.dtype)
+    return sm(scores(q, k) * m + (1.0 - m) * LOWEST) @ v
+
+
+def late(q, k, v, m):
+    e = mx.exp(mx.where(m, scores(q, k), -INF))
+    return (e @ v) / e.sum(-1, keepdims=True)
+
+
+def safe(q, k, v, m):
+    """torch's own decomposition, both sides scaled."""
+    x = (q * ROOT**0.5) @ (T(k) * ROOT**0.5) + m
+    return mx.where(mx.logical_not(mx.any(x != -INF, axis=-1, keepdims=True)), 0.0, sm(x)) @ v
+
+
+def sunk(q, k, v, m):
+    x = mx.concatenate([mx.where(m, scores(q, k), -INF), mx.zeros((2, 4, 5, 1))], axis=-1)
+    return sm(x)[..., :-1] @ v
+
+
+def kernel(q, k, v, m):
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, mask=m)
+
+
+CASES = [
+    Case("added -inf", added(-INF), KEPT, "nan"),
+    Case(
+        "added -inf, given",
+        lambda q, k, v, m: sm(scores(q, k) + m) @ v,
+        args(Q, K, K, lambda rng: mx.where(holes(rng), 0.0, -INF)),
+        "nan",
+    ),
+    Case("added -1e9", added(LOWEST), KEPT, "uniform"),
+    Case("added the lowest number", added(FLOOR), KEPT, "uniform"),
+    Case("added -1e4", added(-1e4), KEPT, "scores"),
+    Case("added -1e4 by BERT", bert(-1e4), TOKENS, "scores"),
+    Case("added the lowest number by Hugging Face", bert(FLOOR), TOKENS, "uniform"),
+    Case("where -inf", where(-INF), KEPT, "nan"),
+    Case("where -1e9", where(LOWEST), KEPT, "mean"),
+    Case("where -1e4", where(-1e4), KEPT, "mean"),
+    Case("where the lowest number", where(FLOOR), KEPT, "mean"),
+    Case("multiplied and filled", multiplied, KEPT, "mean"),
+    Case("where -inf, NaN guard", where(-INF, guarded), KEPT, "zero", fuses=True),
+    Case("added -inf, NaN guard", added(-INF, guarded), KEPT, "zero", fuses=True),
+    Case("where -inf, nan_to_num", where(-INF, to_zero), KEPT, "zero"),
+    Case("where -inf, guard by the scores", where(-INF, guarded_by_scores), KEPT, "zero"),
+    Case("torch's safe softmax", safe, args(Q, K, K, lambda rng: mx.where(holes(rng), 0.0, -INF)), "zero"),
+    Case("where -1e9, NaN guard that guards nothing", where(LOWEST, guarded), KEPT, "mean"),
+    Case("decomposed, -inf", where(-INF, decomposed), KEPT, "nan"),
+    Case("decomposed, -1e9", where(LOWEST, decomposed), KEPT, "mean"),
+    Case("normalised late", late, KEPT, "nan"),
+    Case("precise, -inf", where(-INF, lambda x: mx.softmax(x, -1, precise=True)), KEPT, "nan"),
+    Case("half, where -1e9, which is -inf", where(LOWEST), typed(HALF), "nan"),
+    Case("half, where -65504", where(-65504.0), typed(HALF), "mean"),
+    Case("half, where -1e4", where(-1e4), typed(HALF), "mean"),
+    Case("half, added -65504", added(-65504.0), typed(HALF), "uniform"),
+    Case("half, added -inf, NaN guard", added(-INF, guarded), typed(HALF), "zero", fuses=True),
+    Case("half, softmax in float, -1e9", where(LOWEST, in_float), typed(HALF), "nan"),
+    Case("bfloat16, where -1e9, which is a number", where(LOWEST), typed(BRAIN), "mean"),
+    Case("bfloat16, where the lowest number", where(FLOOR), typed(BRAIN), "nan"),
+    Case("bfloat16, added -1e9", added(LOWEST), typed(BRAIN), "uniform"),
+    Case("bfloat16, where -inf", where(-INF), typed(BRAIN), "nan"),
+    Case("constant, -inf", shifted(-INF), SQUARE, "nan"),
+    Case("constant, -1e9", shifted(LOWEST), SQUARE, "mean"),
+    Case("constant, -1e4", shifted(-1e4), SQUARE, "mean"),
+    Case("constant, -inf, NaN guard", shifted(-INF, guarded), SQUARE, "zero", fuses=True),
+    Case("more queries than keys, -inf", lower_right(-INF), TALL, "nan"),
+    Case("more queries than keys, -1e9", lower_right(LOWEST), TALL, "mean"),
+    Case("more queries than keys, NaN guard", lower_right(-INF, guarded), TALL, "zero", fuses=True),
+    Case(
+        "two masks, only both empty a row",
+        lambda q, k, v, m: sm(mx.where(m, mx.where(mx.arange(7) > 0, scores(q, k), -INF), -INF)) @ v,
+        args(Q, K, K, lambda rng: mx.broadcast_to(mx.arange(7) == 0, (2, 1, 5, 7))),
+        "nan",
+    ),
+    Case("a sink takes the row", sunk, KEPT, "zero"),
+    Case("the kernel itself, boolean", kernel, KEPT, "any"),
+    Case(
+        "the kernel itself, added -inf",
+        lambda q, k, v, m: kernel(q, k, v, mx.where(m, 0.0, -INF)),
+        KEPT,
+        "nan",
+    ),
+    Case(
+        "not one empty row",
+        where(-INF),
+        args(Q, K, K, lambda rng: mx.array(rng.random((2, 1, 5, 7)) < 0.6) | (mx.arange(7) == 0)),
+        "any",
+    ),
+]
+each = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+
+
+def empty_row(case: Case) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """One empty row of the answer, and the values that its mean would take."""
+    arguments = case.args()
+    where = {SQUARE: (0, 0, 0), TALL: (0, 0, 0)}.get(case.args, (1, 0, 2))
+    output = numpy(case.fn(*arguments))[0]
+    return output[where], numpy(arguments[2])[0][where[:2]]
+
+
+@each
+def test_the_case_gives_what_it_says(case: Case) -> None:
+    """The table itself is right, on this backend, for the program as it is written."""
+    row, values = empty_row(case)
+    if case.gives == "nan":
+        assert np.isnan(row).all()
+    elif case.gives == "zero":
+        assert (row == 0).all()
+    elif case.gives in ("mean", "uniform"):
+        np.testing.assert_allclose(row, values.mean(0), atol=1e-2)
+    elif case.gives == "scores":
+        q, k, v, *_ = case.args()
+        want = numpy(sm(scores(q, k)) @ v)[0][1, 0, 2]
+        np.testing.assert_allclose(row, want, atol=1e-2)
+
+
+@each
+def test_fused_and_unfused_agree(case: Case) -> None:
+    arguments = case.args()
+    fast = fuser.optimize(case.fn)
+    got, want = fast(*arguments), case.fn(*arguments)
+    # beside -1e4 a float32 score keeps three decimals: two orders of the same sums differ by that much
+    loose = 5e-3 if case.gives in ("scores", "uniform") else 0.0
+    assert distance(numpy(got), numpy(want)) <= max(loose, 2 * epsilon((arguments, want)))
+    if case.fuses:
+        assert [region.verdict for region in fast.report.regions] == ["fused"]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((2, 4, 5, 8), (2, 4, 0, 8)), ((2, 4, 0, 8), (2, 4, 7, 8)), ((0, 4, 5, 8), (0, 4, 7, 8))],
+    ids=["no keys", "no queries", "no batch"],
+)
+def test_empty_axes(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    def fn(q, k, v):
+        return sm(scores(q, k)) @ v
+
+    q, k = (mx.ones(shape) for shape in shapes)
+    got, want = fuser.optimize(fn)(q, k, k), fn(q, k, k)
+    assert got.shape == want.shape and got.dtype == want.dtype
+    assert distance(numpy(got), numpy(want)) == 0.0
