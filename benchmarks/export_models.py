@@ -74,10 +74,10 @@ def build(recipe: Recipe, attn: str) -> torch.nn.Module:
     if library:
         model = cls(**recipe.options)
         if attn == "eager":
-            library = importlib.import_module("diffusers.models.attention_processor")
+            attention = importlib.import_module("diffusers.models.attention_processor")
             for module in model.modules():
-                if isinstance(module, library.Attention):
-                    module.set_processor(library.AttnProcessor())
+                if isinstance(module, attention.Attention):
+                    module.set_processor(attention.AttnProcessor())
     else:
         try:
             config = cls.config_class(**recipe.options)
@@ -313,10 +313,11 @@ def one(recipe: Recipe, attn: str, exporter: str, model: torch.nn.Module, out: P
 
 
 def short(error: BaseException) -> str:
-    """The line of an error's text that says the most."""
+    """The line of an error's text that says the most: the first of its innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = error.__cause__
-    return f"{type(error).__name__}: {(lines or ['?'])[0][:200]}" + (f" <- {short(cause)}" if cause else "")
+    return f"{type(error).__name__}: {(lines or ['?'])[0][:200]}"
 
 
 @contextlib.contextmanager
@@ -359,7 +360,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     only = set(filter(None, options.only.split(",")))
     if unknown := only - {recipe.name for recipe in RECIPES}:
         parser.error(f"no recipe for {', '.join(sorted(unknown))}")

@@ -19,7 +19,7 @@ import onnx
 
 from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
 from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
-from fuser.frontends.onnx_graph import Builder, Graph
+from fuser.frontends.onnx_graph import Builder, Graph, shape_inputs
 from fuser.frontends.onnx_run import Interpreter, Pool
 from fuser.frontends.onnx_types import (
     CARRIERS,
@@ -34,6 +34,9 @@ from fuser.frontends.onnx_types import (
     type_name,
 )
 from fuser.frontends.onnx_weights import Weights
+
+
+_STRAYS = {"SimplifiedLayerNormalization"}
 
 
 class ValueInfo(NamedTuple):
@@ -53,7 +56,11 @@ class ValueInfo(NamedTuple):
 
 
 class OnnxProgram:
-    """An ONNX model as a callable over MLX arrays; made by `load`."""
+    """An ONNX model as a callable over MLX arrays; made by `load`.
+
+    `shape_inputs` names the inputs whose values may decide about shapes, branches or loops: a trace in which one of
+    those raises `TraceError` can be made again with it given as a NumPy array, as a constant.
+    """
 
     def __init__(
         self, name: str, graph: Graph, inputs: tuple[ValueInfo, ...], outputs: tuple[ValueInfo, ...]
@@ -61,6 +68,7 @@ class OnnxProgram:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
+        self.shape_inputs = shape_inputs(graph)
         self._graph = graph
         self._pool = Pool()
 
@@ -142,10 +150,14 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     stem = ""
     if isinstance(path, onnx.ModelProto):
         model = path
+        if _strays(model.graph):
+            model = onnx.ModelProto()
+            model.CopyFrom(path)
     else:
         file = Path(path)
         folder, stem = file.parent, file.stem
         model = onnx.load(file, format="protobuf", load_external_data=False)
+    _bring_home(model)
     _check(model, None if folder is None else Path(os.fspath(path)))
     opsets = {
         "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import
@@ -160,6 +172,24 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     outputs = tuple(_info(value) for value in model.graph.output)
     graph = builder.graph(model.graph)
     return OnnxProgram(model.graph.name or stem, graph, inputs, outputs)
+
+
+def _strays(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that ONNX Runtime's tools put into the standard domain, which does not have them."""
+    found = [node for node in graph.node if node.domain in ("", "ai.onnx") and node.op_type in _STRAYS]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found += _strays(attribute.g)
+    return found
+
+
+def _bring_home(model: onnx.ModelProto) -> None:
+    strays = _strays(model.graph)
+    for node in strays:
+        node.domain = "com.microsoft"
+    if strays and all(entry.domain != "com.microsoft" for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
 
 
 def _check(model: onnx.ModelProto, file: Path | None) -> None:

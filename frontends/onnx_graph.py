@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto, helper
 
 from fuser.errors import InvalidModelError, UnsupportedOperatorError
 from fuser.frontends.onnx_ops.registry import Operator, find
+from fuser.frontends.onnx_ops.refused import reason
 from fuser.frontends.onnx_ops.shape import constant_value
 from fuser.frontends.onnx_types import NUMPY_TYPES, Host, Value
 from fuser.frontends.onnx_weights import Weights
@@ -25,7 +27,10 @@ _INTEGERS_ON_HOST = 1 << 20
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """One node: what to compute, from and to which names."""
+    """One node: what to compute, from and to which names.
+
+    `fixed`: it depends on constants only; `folded` and `memo` hold what was computed from constants once.
+    """
 
     name: str
     kind: str
@@ -37,6 +42,8 @@ class Step:
     body: Graph | None = None
     folded: tuple[Value | None, ...] | None = None
     fixed: bool = False
+    fixed_inputs: tuple[bool, ...] = ()
+    memo: dict[str, tuple[mx.array, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,10 +92,7 @@ class Builder:
         """The model's graph, or an error that lists every operator that is missing."""
         graph = self._graph(proto, _Context(self.opsets, {}, "", ()))
         if self.missing:
-            listed = "; ".join(
-                f"{kind} (nodes {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
-                for kind, names in sorted(self.missing.items())
-            )
+            listed = "; ".join(f"{kind} ({_some(names)})" for kind, names in sorted(self.missing.items()))
             raise UnsupportedOperatorError(f"operators that fuser does not have: {listed}")
         return graph
 
@@ -138,12 +142,13 @@ class Builder:
                 constants[step.outputs[0]] = self._constant(constant_value(step.name, step.attributes))
                 fixed.add(step.outputs[0])
                 continue
+            step.fixed_inputs = tuple(not name or name in fixed for name in step.inputs)
             step.fixed = (
                 step.operator is not None
                 and step.operator.pure
                 and step.body is None
                 and not _has_graphs(node)
-                and all(name in fixed for name in step.inputs if name)
+                and all(step.fixed_inputs)
             )
             if step.fixed:
                 fixed.update(step.outputs)
@@ -177,7 +182,9 @@ class Builder:
         step.operator = find(domain, node.op_type, version)
         if step.operator is None:
             kind = f"{domain}.{node.op_type}" if domain else node.op_type
-            self.missing.setdefault(f"{kind}-{version}", []).append(repr(name))
+            why = reason(domain, node.op_type)
+            entry = f"{kind}-{version}" + (f", as {why}" if why else "")
+            self.missing.setdefault(entry, []).append(repr(name))
         return step
 
     def _function(self, proto: FunctionProto, given: dict[str, Any], name: str, context: _Context) -> Graph:
@@ -234,5 +241,35 @@ def _nothing(value: ValueInfoProto) -> Host:
     return np.broadcast_to(np.zeros((), dtype=NUMPY_TYPES.get(tensor.elem_type, np.float32)), (0, *dims))
 
 
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"node{'s' if len(names) > 1 else ''} {', '.join(names[:8])}{rest}"
+
+
 def _has_graphs(node: NodeProto) -> bool:
     return any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute)
+
+
+def shape_inputs(graph: Graph) -> tuple[str, ...]:
+    """The inputs of a graph whose values may decide about shapes, branches or loops in it."""
+    wanted = _wanted(graph, set())
+    return tuple(name for name in graph.inputs if name in wanted and name not in graph.constants)
+
+
+def _wanted(graph: Graph, wanted: set[str]) -> set[str]:
+    """Names whose values must be known while tracing, so that those in `wanted` and all shapes are."""
+    wanted = set(wanted)
+    for step in reversed(graph.steps):
+        inner = [step.body] if step.body is not None else []
+        inner += [value for value in step.attributes.values() if isinstance(value, Graph)]
+        needed = any(name in wanted for name in step.outputs if name)
+        for body in inner:
+            below = _wanted(body, set(body.outputs) if needed else set())
+            wanted |= below  # what it takes from around it
+            needed = needed or any(name in below for name in body.inputs)
+        if step.operator is not None:
+            wanted.update(name for place, name in enumerate(step.inputs) if place in step.operator.host)
+            needed = needed and not step.operator.shapes
+        if needed:
+            wanted.update(step.inputs)
+    return wanted

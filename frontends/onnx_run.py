@@ -135,6 +135,8 @@ class Interpreter:
             step.outputs,
             self.array,
             lambda graph, given: self.run(graph, given, scope),
+            step.fixed_inputs,
+            step.memo,
         )
         if operator.raw:
             outputs = _tuple(operator.function(call, *inputs))

@@ -8,7 +8,9 @@ from fuser.ir.graph import Graph, Value
 from fuser.patterns.axes import Dim, Dims, axes_of, resolve, size_of
 
 
-def relayout(graph: Graph, value: Value, dims: Dims, target: Sequence[Dim], full: Sequence[bool] = ()) -> Value:
+def relayout(
+    graph: Graph, value: Value, dims: Dims, target: Sequence[Dim], full: Sequence[bool] = (), scope: str = ""
+) -> Value:
     """`value`, whose dimensions mean `dims`, with the dimensions `target`.
 
     An axis of `target` over which `value` does not vary becomes size 1 where its whole dimension is such; where others of
@@ -25,27 +27,27 @@ def relayout(graph: Graph, value: Value, dims: Dims, target: Sequence[Dim], full
         # plain dimensions on both sides: those of size 1 fill the places that are left
         rest = [place for place, dim in enumerate(dims) if not dim]
         order = [dims.index(dim) if dim and dim in dims else rest.pop(0) for dim in target]
-        value = _transpose(graph, value, order)
+        value = _transpose(graph, value, order, scope)
     else:
-        value = _reshape(graph, value, [axis.size for axis in own])
-        value = _transpose(graph, value, [own.index(axis) for axis in wanted])
+        value = _reshape(graph, value, [axis.size for axis in own], scope)
+        value = _transpose(graph, value, [own.index(axis) for axis in wanted], scope)
         sizes = [axis.size if axis in own else 1 for dim, e in zip(target, expand, strict=True) for axis in (dim if e else ())]
-        value = _reshape(graph, value, sizes) if any(expand) else value
+        value = _reshape(graph, value, sizes, scope) if any(expand) else value
     spread = [tuple(dim) if e else () for dim, e in zip(target, expand, strict=True)]
     if any(axis not in own for dim in spread for axis in dim):
         shape = [size_of(dim) for dim in spread] if single else [axis.size for dim in spread for axis in dim]
-        value = graph.add("Broadcast", [value], tuple(shape))
-    return _reshape(graph, value, [size_of(dim) for dim in spread])
+        value = graph.add("Broadcast", [value], tuple(shape), scope=scope)
+    return _reshape(graph, value, [size_of(dim) for dim in spread], scope)
 
 
-def _transpose(graph: Graph, value: Value, order: Sequence[int]) -> Value:
+def _transpose(graph: Graph, value: Value, order: Sequence[int], scope: str) -> Value:
     while value.node.op == "Transpose" and list(order) != sorted(order):
         order = [value.node.arguments[0][place] for place in order]
         value = graph.operands(value.node)[0]
     if list(order) == sorted(order):
         return value
-    return graph.add("Transpose", [value], tuple(order))
+    return graph.add("Transpose", [value], tuple(order), scope=scope)
 
 
-def _reshape(graph: Graph, value: Value, shape: Sequence[int]) -> Value:
-    return value if value.shape == tuple(shape) else graph.add("Reshape", [value], tuple(shape))
+def _reshape(graph: Graph, value: Value, shape: Sequence[int], scope: str) -> Value:
+    return value if value.shape == tuple(shape) else graph.add("Reshape", [value], tuple(shape), scope=scope)

@@ -169,6 +169,7 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
             return results + [slot.array for slot in seen["changed"]]
 
     graph = trace(program, arrays + held, fn)
+    graph.state = frozenset(graph.inputs[len(arrays) :])
     if _draws(graph) and not any(tree is mx.random.state for tree in state):
         return traced_call(fn, args, kwargs, [*state, mx.random.state])
     return Traced(graph, seen["results"], places, seen["changed"], len(arrays), time.perf_counter() - start)

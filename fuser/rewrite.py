@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from fuser.ir.graph import KERNEL, Graph, Value
 from fuser.layout import relayout
-from fuser.patterns.attention import Attention
+from fuser.patterns.attention import Attention, KnownSink
 from fuser.patterns.axes import Dims, axes_of, size_of
 from fuser.patterns.cursor import FLOATS, Mask, Scale, Term
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
-from fuser.patterns.weights import Step
+from fuser.patterns.weights import Step, Weighted
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -1e30
@@ -28,29 +29,35 @@ class Rewriter:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._made: dict[tuple[object, ...], Value] = {}
+        # a region may read what another region gave before that was replaced
+        self._replaced: dict[Value, Value] = {}
         self._arrays: dict[tuple[object, ...], Value] = {}
 
     def fuse(self, region: Attention) -> Value:
         """Replace `region`; the value that the kernel's call gives."""
-        call, output = self.replacement(region)
-        self._graph.redirect(region.weighted.output, output)
-        return call
+        calls = []
+        for weighted in region.products_with_values:
+            call, output = self.replacement(region, weighted)
+            self._graph.redirect(weighted.output, output)
+            self._replaced[weighted.output] = output
+            calls.append(call)
+        return calls[0]
 
-    def replacement(self, region: Attention) -> tuple[Value, Value]:
-        """The kernel's call for `region` and the value made of it that can stand for the region's output."""
+    def replacement(self, region: Attention, weighted: Weighted) -> tuple[Value, Value]:
+        """The kernel's call for `region` and the value made of it that can stand for its output `weighted`."""
         self._scope = region.softmax.node.scope
-        roles, weighted = region.roles, region.weighted
+        roles = region.roles
         layout = (roles.batch, roles.heads + roles.groups, roles.queries, weighted.width)
-        call = self._call(region)
-        output = self._scaled(self._guarded(region, call), weighted.number)
+        call = self._call(region, weighted)
+        output = self._scaled(self._guarded(region, weighted, call), weighted.number)
         for step in weighted.steps:
             output = self._stepped(output, step, layout)
         output = self._cast(output, weighted.output.dtype)
-        return call, relayout(self._graph, output, layout, weighted.dims)
+        return call, self._lay(output, layout, weighted.dims)
 
     def _stepped(self, output: Value, step: Step, layout: Dims) -> Value:
         """What the program does to each row of weights, done to the output."""
-        term = relayout(self._graph, step.term.value, step.term.dims, layout)
+        term = self._lay(step.term.value, step.term.dims, layout)
         if step.kind == "keep":
             pair = [self._number(0, output.dtype), output] if step.inverted else [output, self._number(0, output.dtype)]
             term = term if term.dtype == mx.bool_ else self._memo("NotEqual", self._alike(term, self._number(0, term.dtype)))
@@ -62,7 +69,7 @@ class Rewriter:
 
     # -- the call --------------------------------------------------------------------------------------------------
 
-    def _call(self, region: Attention) -> Value:
+    def _call(self, region: Attention, weighted: Weighted) -> Value:
         roles = region.roles
         rows, columns = roles.queries, roles.keys
         queries, keys = [], []
@@ -79,27 +86,29 @@ class Rewriter:
             queries.append(self._scaled(array, product.scale.number / scale))
             target = (roles.batch, roles.heads, columns, product.depth)
             keys.append(self._laid(product.key, region.dtype, target))
-        value = self._value(region)
+        value = self._value(region, weighted)
         mask, sinks = self._mask(region), self._sinks(region)
         operands = [self._joined(queries), self._joined(keys), value, *(x for x in (mask, sinks) if x is not None)]
         return self._add(KERNEL, operands, scale, region.mask.kind == "causal", sinks is not None, False, False)
 
-    def _value(self, region: Attention) -> Value:
-        roles, weighted = region.roles, region.weighted
+    def _value(self, region: Attention, weighted: Weighted) -> Value:
+        roles = region.roles
         return self._laid(weighted.value, region.dtype, (roles.batch, roles.heads, roles.keys, weighted.width))
 
     def _sinks(self, region: Attention) -> Value | None:
         heads = region.roles.heads + region.roles.groups
         if isinstance(region.sink, Term):
-            logits = relayout(self._graph, region.sink.value, region.sink.dims, (heads,), (True,))
-            return self._cast(logits, region.dtype)
+            return self._cast(self._lay(region.sink.value, region.sink.dims, (heads,), (True,)), region.dtype)
+        if isinstance(region.sink, KnownSink):
+            array = self._graph.add_constant(mx.array(region.sink.array.astype(np.float32)), scope=self._scope)
+            return self._cast(self._lay(array, region.sink.dims, (heads,), (True,)), region.dtype)
         if region.sink is None:
             return None
         return self._memo("Broadcast", [self._number(region.sink, region.dtype)], (size_of(heads),))
 
     def _laid(self, operand: Operand, dtype: mx.Dtype, target: Dims) -> Value:
-        value = self._cast(operand.value, dtype)
-        return relayout(self._graph, value, operand.dims, target, (True,) * len(target))
+        value = self._cast(self._now(operand.value), dtype)
+        return self._lay(value, operand.dims, target, (True,) * len(target))
 
     def _times(self, query: Operand, term: Term, op: str) -> Operand:
         """The queries, multiplied with an array that varies with them."""
@@ -107,9 +116,9 @@ class Rewriter:
         more = tuple((axis,) for axis in axes_of(term.dims) if axis not in own)
         dims = (*more, *query.dims)
         shape = tuple(size_of(dim) for dim in dims)
-        value = self._cast(query.value, query.dtype)
+        value = self._cast(self._now(query.value), query.dtype)
         value = self._add("Broadcast", [value], shape) if more else value
-        factor = relayout(self._graph, self._cast(term.value, query.dtype), term.dims, dims)
+        factor = self._lay(self._cast(self._now(term.value), query.dtype), term.dims, dims)
         factor = self._add("Broadcast", [factor], shape) if factor.shape != shape else factor
         return Operand(self._add(op, [value, factor]), dims, query.dtype)
 
@@ -195,32 +204,40 @@ class Rewriter:
             mask = self._memo("Greater", self._alike(mask, self._number(-math.inf, mask.dtype)))
         return self._memo("Reduce", [mask], 1, (len(mask.shape) - 1,))
 
-    def _guarded(self, region: Attention, call: Value) -> Value:
+    def _guarded(self, region: Attention, weighted: Weighted, call: Value) -> Value:
         """The kernel's output, with the program's own answer in rows that are masked wholly."""
         reading = region.mask
         if reading.empty is None:
             return call
         if reading.empty == "mean":
-            row, other = self._row(self._keep(region)), self._mean(region)
+            row, other = self._row(self._keep(region)), self._mean(region, weighted)
         else:
             row = self._row(self._keep(region) if reading.kind == "boolean" else self._bias(region))
             other = self._number(math.nan if reading.empty == "nan" else 0.0, call.dtype)
         return self._add("Select", self._alike(row, call, other, shape=call.shape))
 
-    def _mean(self, region: Attention) -> Value:
+    def _mean(self, region: Attention, weighted: Weighted) -> Value:
         """The mean of the values: what uniform weights give."""
-        roles, width = region.roles, region.weighted.width
-        total = self._memo("Reduce", [self._cast(self._value(region), mx.float32)], 2, (2,))
+        roles, width = region.roles, weighted.width
+        total = self._memo("Reduce", [self._cast(self._value(region, weighted), mx.float32)], 2, (2,))
         mean = self._cast(self._scaled(total, 1 / size_of(roles.keys)), region.dtype)
         target = (roles.batch, roles.heads + roles.groups, (), width)
-        return relayout(self._graph, mean, (roles.batch, roles.heads, (), width), target, (False, bool(roles.groups), False, False))
+        return self._lay(mean, (roles.batch, roles.heads, (), width), target, (False, bool(roles.groups), False, False))
 
     # -- small things ----------------------------------------------------------------------------------------------
+
+    def _lay(self, value: Value, dims: Dims, target: Dims, full: Sequence[bool] = ()) -> Value:
+        return relayout(self._graph, self._now(value), dims, target, full, self._scope)
+
+    def _now(self, value: Value) -> Value:
+        while value in self._replaced:
+            value = self._replaced[value]
+        return value
 
     def _place(self, term: Term, region: Attention) -> Value:
         key = (term.value, term.dims, "placed")
         if key not in self._arrays:
-            self._arrays[key] = relayout(self._graph, term.value, term.dims, _cells(region))
+            self._arrays[key] = self._lay(term.value, term.dims, _cells(region))
         return self._arrays[key]
 
     def _constant(self, array: NDArray[np.generic], reading: Reading, region: Attention) -> Value:
@@ -228,7 +245,7 @@ class Rewriter:
         key = (array.tobytes(), array.dtype.str, array.shape, tuple(size_of(dim) for dim in _cells(region)))
         if key not in self._arrays:
             value = self._graph.add_constant(mx.array(np.ascontiguousarray(array)), scope=self._scope)
-            self._arrays[key] = relayout(self._graph, value, dims, _cells(region))
+            self._arrays[key] = self._lay(value, dims, _cells(region))
         return self._arrays[key]
 
     def _alike(self, *values: Value, shape: tuple[int, ...] | None = None) -> list[Value]:

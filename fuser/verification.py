@@ -73,11 +73,12 @@ def verify(fn: Callable[..., Any], /, *args: Any, rtol: float | None = None, **k
     both = traced.graph.copy()
     rewriter = Rewriter(both)
     regions = [result for _, result in match(traced.graph, given)[0] if isinstance(result, Attention)]
-    values = [(region.weighted.output, rewriter.replacement(region)[1]) for region in regions]
+    pairs = [(region, weighted) for region in regions for weighted in region.products_with_values]
+    values = [(weighted.output, rewriter.replacement(region, weighted)[1]) for region, weighted in pairs]
     both.outputs = [value for pair in values for value in pair]
     both.prune()
     arrays = runner(both)(inputs)
-    labels = [region.softmax.node.scope or traced.graph.label(region.softmax.node) for region in regions]
+    labels = [region.softmax.node.scope or traced.graph.label(region.softmax.node) for region, _ in pairs]
     return Verification(outputs, _checks(labels, arrays[::2], arrays[1::2], rtol), fused.report)
 
 

@@ -18,8 +18,6 @@ def refuses(region: Attention) -> str | None:
     """
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
-    if region.sink is not None and region.mask.kind == "additive":
-        return "the kernel takes no additive mask together with sinks"
     return None
 
 
@@ -29,8 +27,9 @@ def bytes_saved(region: Attention) -> int:
     outer = size_of(roles.batch) * roles.query_heads
     cells = outer * size_of(roles.queries) * size_of(roles.keys)
     size = region.softmax.weights.dtype.size
+    width = size_of(region.products_with_values[0].width)
     repeated = (roles.query_heads - roles.key_heads) * size_of(roles.batch) * size_of(roles.keys)
-    return 2 * cells * size + repeated * (region.depth + size_of(region.weighted.width)) * region.dtype.size
+    return 2 * cells * size + repeated * (region.depth + width) * region.dtype.size
 
 
 def flops_saved(region: Attention) -> int:
@@ -40,4 +39,5 @@ def flops_saved(region: Attention) -> int:
     rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
     hidden = sum(max(0, min(columns, rows - 1 - row)) for row in range(rows))
     outer = size_of(region.roles.batch) * region.roles.query_heads
-    return 2 * outer * hidden * (region.depth + size_of(region.weighted.width))
+    width = size_of(region.products_with_values[0].width)
+    return 2 * outer * hidden * (region.depth + width)

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from tests.negatives_base import ROOT, E, N, O, scores, weights
-from tests.spellings_base import INF, LOWEST, QKV, K, Q, T, args, bias, causal, const, keep, sm
+from tests.spellings_base import INF, LOWEST, QKV, K, Q, T, args, attend, bias, causal, const, keep, sm
 
 CUBE = args((4, 4, 4, 4), (4, 4, 4, 4), (4, 4, 4, 4))
 ADD = args(Q, K, K, bias(2, 1, 5, 7))
@@ -103,6 +103,13 @@ CHANGED = [
 ]
 
 SOURCES = [
+    N(
+        "multiplied and filled by numbers that nobody knows to be ones and zeros",
+        lambda q, k, v, m: sm(scores(q, k) * m + (1.0 - m) * LOWEST) @ v,
+        f"{DEEP}|scale|multipl|vector|mask",
+        args(Q, K, K, lambda rng: mx.array([1.0, 0.9999, 0.0, 1.0, 0.5, 1.0, 0.25])),
+        lambda q, k, v, m: attend(q, k, v, ROOT, m > 0.5),
+    ),
     N(
         "two score products multiplied",
         lambda q, k, v: sm(scores(q, k) * scores(q + 1.0, k)) @ v,

@@ -8,7 +8,22 @@ from __future__ import annotations
 import mlx.core as mx
 
 from tests.negatives_base import ROOT, scores, trap, weights
-from tests.spellings_base import INF, LOWEST, K, Q, T, args, attend, bias, causal, fill, heads_first, keep, sm
+from tests.spellings_base import (
+    INF,
+    LOWEST,
+    K,
+    Q,
+    T,
+    args,
+    attend,
+    bias,
+    causal,
+    fill,
+    heads_first,
+    keep,
+    num,
+    sm,
+)
 
 SIDE = (4, 4, 4, 4)
 CUBE = args(SIDE, SIDE, SIDE)
@@ -91,6 +106,13 @@ def lower_right(value):
 
 
 TRAPS = [
+    trap(
+        "a sink that has a value",
+        lambda q, k, v, s, u: (lambda p: p[..., :-1] @ v + p[..., -1:] * u)(
+            sm(mx.concatenate([scores(q, k), mx.broadcast_to(s, (2, 4, 5, 1))], -1))
+        ),
+        args(Q, K, K, bias(4, 1, 1), bias(8)),
+    ),
     trap(
         "heads and batch of the weights swapped",
         lambda q, k, v: weights(q, k).transpose(1, 0, 2, 3) @ v,
@@ -242,6 +264,18 @@ TRAPS = [
         lambda *a: attend(*a, ROOT, "causal"),
     ),
     trap("a fill above all scores", masked(1e9), PADDED, kept),
+    trap(
+        "a fill that a traced scale turns, below",
+        lambda q, k, v, m, s: sm(mx.where(m, scores(q, k), LOWEST) * s) @ v,
+        args(Q, K, K, keep(2, 1, 1, 7), num(-0.5)),
+        lambda q, k, v, m, s: attend(q * s, k, v, ROOT, m),
+    ),
+    trap(
+        "a fill that a traced scale turns, without end",
+        lambda q, k, v, m, s: sm(mx.where(m, scores(q, k), -INF) * s) @ v,
+        args(Q, K, K, keep(2, 1, 1, 7), num(-0.5)),
+        lambda q, k, v, m, s: attend(q * s, k, v, ROOT, m),
+    ),
     trap(
         "a fill that a negative scale turns",
         masked(LOWEST, lambda x: -x),

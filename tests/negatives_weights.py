@@ -91,7 +91,7 @@ AXES = [
     E(
         "sum over the heads",
         lambda q, k, v: (lambda e: e / total(e, 1))(exp(scores(q, k))) @ v,
-        "axis|axes|sum|denominator|normal|softmax",
+        "axis|axes|sum|denominator|normal|softmax|reduc",
         maybe=True,
     ),
 ]
@@ -280,16 +280,8 @@ SINKS = [
     E(
         "a sink for each query",
         lambda q, k, v, s: sm(mx.concatenate([scores(q, k), s], -1))[..., :-1] @ v,
-        "sink|column|concat",
+        "sink|column|concat|slice",
         args(Q, K, K, bias(2, 4, 5, 1)),
-    ),
-    E(
-        "a sink that has a value",
-        lambda q, k, v, s, u: (lambda p: p[..., :-1] @ v + p[..., -1:] * u)(
-            sm(mx.concatenate([scores(q, k), mx.broadcast_to(s, (2, 4, 5, 1))], -1))
-        ),
-        "sink|column|concat|slice|weights",
-        args(Q, K, K, bias(4, 1, 1), bias(8)),
     ),
     E(
         "the sink stays, a key goes",
@@ -304,7 +296,7 @@ SINKS = [
         lambda q, k, v: (
             (lambda x: sm(mx.concatenate([x, x.mean(-1, keepdims=True)], -1))[..., :-1])(scores(q, k)) @ v
         ),
-        "sink|column|concat",
+        "sink|column|concat|slice",
     ),
 ]
 

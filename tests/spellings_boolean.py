@@ -46,6 +46,10 @@ def seen(m):
     return (m != 0)[:, None, None, :]
 
 
+def zero_one(m):
+    return seen(m).astype(mx.float32)
+
+
 def nonzero(m):
     return m != 0
 
@@ -216,19 +220,20 @@ def inverted(m):
     return mx.where(drop.astype(mx.bool_), FLOOR, drop)
 
 
+# the numbers must be ones and zeros for all that can be known: made by a comparison, or from booleans
 MULTIPLIED = [
     B(
         "multiplied, and the rest filled",
-        lambda q, k, v, m: sm(scores(q, k) * m + (1.0 - m) * LOWEST) @ v,
-        ONES,
-        m=nonzero,
+        lambda q, k, v, m: (lambda n: sm(scores(q, k) * n + (1.0 - n) * LOWEST))(zero_one(m)) @ v,
+        INT,
+        m=seen,
         level=2,
     ),
     B(
         "multiplied, and the rest subtracted (GPT-2)",
-        lambda q, k, v, m: sm(scores(q, k) * m - 1e9 * (1 - m)) @ v,
-        ONES,
-        m=nonzero,
+        lambda q, k, v, m: (lambda n: sm(scores(q, k) * n - 1e9 * (1 - n)))(zero_one(m)) @ v,
+        INT,
+        m=seen,
         level=2,
     ),
     B(
@@ -238,16 +243,9 @@ MULTIPLIED = [
         level=2,
     ),
     B(
-        "multiplied on the left, integers cast",
-        lambda q, k, v, m: (
-            sm(
-                m.astype(mx.float32)[:, None, None] * scores(q, k)
-                - (1 - m.astype(mx.float32))[:, None, None] * 1e9
-            )
-            @ v
-        ),
-        INT,
-        m=seen,
+        "multiplied on the left, booleans cast",
+        lambda q, k, v, m: sm(m.astype(q.dtype) * scores(q, k) - (1 - m.astype(q.dtype)) * 1e9) @ v,
+        m=lambda m: m,
         level=2,
     ),
 ]

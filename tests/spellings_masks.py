@@ -188,10 +188,13 @@ ADDITIVE = [
         ).reshape(2, 4, 5, 8),
         ADD,
     ),
-    A(
+    S(
         "relative position by query (SAM)",
         lambda q, k, v, r: sm(scores(q, k) + q @ r) @ v,
         args(Q, K, K, bias(4, 8, 7)),
+        # either product may be the scores, the other a mask; or the two are one product of concatenated keys
+        mask="none|additive",
+        scale=None,
         ref=lambda q, k, v, r: attend(q, k, v, ROOT, q @ r),
         heads=(4, 4),
         level=2,

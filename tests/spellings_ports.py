@@ -332,6 +332,7 @@ SPELLINGS = [
         lambda x, m: kernel_three(swin_mask)(x, m),
         SHIFTED,
         mask="additive",
+        heads=(None, None),  # windows may be folded into heads, which keeps the mask small
         level=2,
     ),
     M("Swin v2", swin_v2, swin_v2_kernel, args(X, bias(4, 6, 6)), scale=None, mask="additive", level=2),

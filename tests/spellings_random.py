@@ -282,8 +282,20 @@ class Program:
                 return x
 
     def late(self) -> bool:
-        """Whether the scale follows the mask; a finite fill is not scaled, lest it stop to be one."""
-        return self.plan.late_scale and self.plan.mask != "where finite"
+        """Whether the scale follows the mask.
+
+        A finite fill is not scaled, lest it stop to be one, nor any fill by a traced number, of any sign.
+        """
+        filled = self.plan.mask in (
+            "where",
+            "where not",
+            "causal where",
+            "causal by indices",
+            "causal and keys",
+        )
+        filled = filled or self.plan.mask in ("causal added", "two added", "window", "everything")
+        traced = self.plan.scale == "traced" and filled
+        return self.plan.late_scale and self.plan.mask != "where finite" and not traced
 
     def run(self, q, k, v, bias, seen, other, factor):
         p = self.plan

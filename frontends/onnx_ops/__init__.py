@@ -6,6 +6,8 @@ for _topic in (
     "activation",
     "attention",
     "cast",
+    "contrib",
+    "contrib_attention",
     "control",
     "quantize",
     "loss",

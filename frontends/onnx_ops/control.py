@@ -22,7 +22,7 @@ def _graph(call: Call, name: str) -> Any:
     return graph
 
 
-@op("If", raw=True, pure=False)
+@op("If", raw=True, host=(0,), pure=False)
 def if_(call: Call, condition: Value) -> tuple[Value, ...]:
     """One of two graphs; both, and a choice for every element, where the condition is not known while tracing."""
     try:
@@ -61,7 +61,7 @@ def _stack(call: Call, parts: Sequence[Value], axis: int, empty: Host) -> Value:
     return mx.stack([call.array(part) for part in parts], axis=axis)
 
 
-@op("Loop", raw=True, pure=False)
+@op("Loop", raw=True, host=(0, 1), pure=False)
 def loop(
     call: Call, count: Value | None = None, condition: Value | None = None, *initial: Value
 ) -> tuple[Value, ...]:
@@ -192,7 +192,7 @@ def sequence_empty(call: Call) -> Items:
     return Items(())
 
 
-@op("SequenceAt", raw=True)
+@op("SequenceAt", raw=True, host=(1,))
 def sequence_at(call: Call, sequence: Value, position: Value) -> Value:
     """An array of a sequence."""
     items = _items(call, sequence)
@@ -207,7 +207,7 @@ def sequence_length(call: Call, sequence: Value) -> Host:
     return np.array(len(_items(call, sequence)), dtype=np.int64)
 
 
-@op("SequenceInsert", raw=True)
+@op("SequenceInsert", raw=True, host=(2,))
 def sequence_insert(call: Call, sequence: Value, item: Value, position: Value | None = None) -> Items:
     """The sequence with one more array."""
     items = _items(call, sequence)
@@ -217,7 +217,7 @@ def sequence_insert(call: Call, sequence: Value, item: Value, position: Value | 
     return Items(tuple(items))
 
 
-@op("SequenceErase", raw=True)
+@op("SequenceErase", raw=True, host=(1,))
 def sequence_erase(call: Call, sequence: Value, position: Value | None = None) -> Items:
     """The sequence with one array less."""
     items = _items(call, sequence)
@@ -241,7 +241,7 @@ def concat_from_sequence(call: Call, sequence: Value) -> Value:
     return mx.stack(arrays, axis=axis) if new else mx.concatenate(arrays, axis=axis)
 
 
-@op("SplitToSequence", raw=True)
+@op("SplitToSequence", raw=True, host=(1,))
 def split_to_sequence(call: Call, value: Value, split: Value | None = None) -> Items:
     """Parts of an array along an axis as a sequence."""
     shape = _shape(call, value)

@@ -197,7 +197,7 @@ def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Va
     return _like_inputs(mx.reshape(flat, data.shape), x, indices, updates)
 
 
-@op("OneHot", raw=True)
+@op("OneHot", raw=True, host=(1,))
 def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
     """One value at each index, another everywhere else."""
     count = ints(host_value(depth, call, 1).astype(np.int64))[0]

@@ -8,7 +8,7 @@ operator on NumPy arrays when every input is known on the host; without one, the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -34,6 +34,7 @@ class Operator:
     moves: bool = False
     raw: bool = False
     pure: bool = True
+    shapes: bool = False
 
 
 _operators: dict[tuple[str, str], list[Operator]] = {}
@@ -49,17 +50,19 @@ def op(
     moves: bool = False,
     raw: bool = False,
     pure: bool = True,
+    shapes: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as the operators `names` from opset `since` on.
 
     `host`: positions of inputs whose values are needed to know the output's shape. `narrow`: takes `Narrow` inputs.
     `moves`: only moves elements of its first input, so it may be any type. `raw`: takes values as they are, host or
-    not. `pure=False`: may not be computed ahead (random numbers, control flow).
+    not (and asks itself for the values of those in `host`). `pure=False`: may not be computed ahead (control flow).
+    `shapes`: its outputs depend on the shapes of its inputs only.
     """
 
     def register(function: Function) -> Function:
         for name in names:
-            entry = Operator(domain, name, since, function, frozenset(host), narrow, moves, raw, pure)
+            entry = Operator(domain, name, since, function, frozenset(host), narrow, moves, raw, pure, shapes)
             versions = _operators.setdefault((domain, name), [])
             versions.append(entry)
             versions.sort(key=lambda operator: -operator.since)
@@ -119,6 +122,8 @@ class Call:
     outputs: tuple[str, ...]
     array: Callable[[Value], mx.array] = plain
     run: Callable[..., list[Value]] = lambda *_: []
+    fixed_inputs: tuple[bool, ...] = ()
+    memo: dict[str, tuple[mx.array, ...]] = field(default_factory=dict)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute of any kind."""
@@ -159,6 +164,17 @@ class Call:
     def wants(self, index: int) -> bool:
         """Whether the output is used by name."""
         return index < len(self.outputs) and bool(self.outputs[index])
+
+    def once(
+        self, key: str, positions: Sequence[int], make: Callable[[], tuple[mx.array, ...]]
+    ) -> tuple[mx.array, ...]:
+        """What `make` computes from the inputs at `positions`: once, where those are constants of the model."""
+        if not all(self.fixed_inputs[place] for place in positions if place < len(self.fixed_inputs)):
+            return make()
+        if key not in self.memo:
+            self.memo[key] = make()
+            mx.eval(*self.memo[key])
+        return self.memo[key]
 
     def axis(self, axis: int, ndim: int) -> int:
         """An axis from 0 on; refuses one that the array does not have."""

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from fuser.frontends.onnx_ops.math import const
-from fuser.frontends.onnx_ops.registry import Call, ints, op
+from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
 from fuser.frontends.onnx_ops.shape import check_dims
 from fuser.frontends.onnx_types import FLOATS, HALVES, Host
 
@@ -199,8 +199,6 @@ def roi_align(call: Call, x: mx.array, rois: mx.array, batch: mx.array) -> mx.ar
 
 
 def _known(call: Call, rois: mx.array) -> Host:
-    from fuser.frontends.onnx_ops.registry import host_value
-
     return host_value(rois, call, 1).astype(np.float64)
 
 

@@ -32,7 +32,7 @@ def shape_of(value: Value) -> tuple[int, ...]:
     return tuple(value.carrier.shape if isinstance(value, Narrow) else value.shape)
 
 
-@op("Shape", raw=True)
+@op("Shape", raw=True, shapes=True)
 def shape(call: Call, x: Value) -> Host:
     """The shape, or a part of it, known on the host."""
     dims = shape_of(x)
@@ -40,7 +40,7 @@ def shape(call: Call, x: Value) -> Host:
     return np.array(dims[slice(*slice(start, end).indices(len(dims))[:2])], dtype=np.int64)
 
 
-@op("Size", raw=True)
+@op("Size", raw=True, shapes=True)
 def size(call: Call, x: Value) -> Host:
     """The number of elements, known on the host."""
     return np.array(math.prod(shape_of(x)), dtype=np.int64)
@@ -311,7 +311,7 @@ def tile(call: Call, x: mx.array, repeats: Host) -> mx.array:
     return mx.tile(x, counts)
 
 
-@op("ConstantOfShape", raw=True)
+@op("ConstantOfShape", raw=True, host=(0,))
 def constant_of_shape(call: Call, target: Value) -> Host | mx.array:
     """One value in a shape known on the host; nothing is written out."""
     value: Host = call.get("value", np.zeros(1, dtype=np.float32))
@@ -335,7 +335,7 @@ def arange(call: Call, start: Host, limit: Host, delta: Host) -> Host:
     )
 
 
-@op("Range", raw=True)
+@op("Range", raw=True, host=(0, 1, 2))
 def range_(call: Call, start: Value, limit: Value, delta: Value) -> Host:
     """Numbers in steps, known on the host."""
     values = [

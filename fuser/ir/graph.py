@@ -65,6 +65,8 @@ class Graph:
         self._positions: dict[Node, int] | None = None
         self._labels: dict[Node, str] | None = None
         self.inputs: list[Node] = []
+        self.state: frozenset[Node] = frozenset()
+        """The inputs that are the program's own arrays (weights, buffers) rather than arguments."""
         self.outputs: list[Value] = []
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -164,6 +166,7 @@ class Graph:
         """A graph of the same nodes that can be changed on its own."""
         twin = Graph()
         twin._wires = self._wires.copy()
+        twin.state = self.state
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         return twin
 

@@ -38,11 +38,11 @@ class Known:
         return self._inputs_of(value.node) is not None
 
     def is_weight(self, value: Value) -> bool:
-        """Whether `value` is a constant or a given input, as it is or seen from another side."""
+        """Whether `value` is a constant or an array of the program's state, as it is or seen from another side."""
         node = value.node
         while node.op in _MOVES or node.op == "AsType":
             node = self._graph.operands(node)[0].node
-        return node.op == CONSTANT or node in self._given
+        return node.op == CONSTANT or node in self._graph.state
 
     def array(self, value: Value) -> NDArray[np.generic] | None:
         """What `value` is, as numpy (bfloat16 as float32); None when it is not known, or too large to look at."""

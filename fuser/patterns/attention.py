@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
+from numpy.typing import NDArray
 
-from fuser.ir.graph import Value
+from fuser.ir.graph import Node, Value
 from fuser.patterns import masks
 from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.patterns.axes import after as forwards
-from fuser.patterns.cursor import Cursor, Mask, Miss, Program, Term, is_float
+from fuser.patterns.cursor import PRODUCTS, Cursor, Mask, Miss, Program, Term, is_float
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
 from fuser.patterns.scores import Product, Scores, scores
 from fuser.patterns.softmax import Softmax
-from fuser.patterns.weights import Walk, Weighted, divided, weighted_sum
+from fuser.patterns.weights import Walk, Weighted, divided, weighted_sums
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,25 @@ class Roles:
 
 
 @dataclass(frozen=True)
+class KnownSink:
+    """Sink logits that are known before the program runs."""
+
+    array: NDArray[Any]
+    dims: Dims
+
+
+@dataclass(frozen=True)
 class Attention:
     """A region of the graph that means attention, with all that it takes to call the kernel instead."""
 
     softmax: Softmax
     products: tuple[Product, ...]
     """Usually one; several are to be added, which is a product of concatenated queries and keys."""
-    weighted: Weighted
+    products_with_values: tuple[Weighted, ...]
+    """Usually one; several when the same weights are used with several values of one shape."""
     roles: Roles
     mask: Reading
-    sink: Term | float | None
+    sink: Term | KnownSink | float | None
     """A logit for each head that joins the softmax without a value."""
     heads: tuple[int, int]
     """The numbers of query heads and of key heads in the program; the call may count windows among them."""
@@ -80,7 +92,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     dims = tuple(fresh(size, f"axis{i}") for i, size in enumerate(shape))
     keys = tuple(axis for place in softmax.axes for axis in dims[place])
     before: Scores | Miss
-    after: Weighted | Miss
+    after: list[Weighted] | Miss
     try:
         before = scores(Cursor(program, softmax.scores, dims, keys))
     except Miss as miss:
@@ -89,10 +101,10 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if isinstance(before, Scores):
         walk = replace(walk, keys=before.keys, sink=before.sink)
     try:
-        after = weighted_sum(program, walk)
+        after = weighted_sums(program, walk)
         if softmax.total is not None:
             unsummed = tuple(() if i in softmax.axes else dim for i, dim in enumerate(resolve(dims)))
-            after = divided(program, after, Term(softmax.total, unsummed))
+            after = [divided(program, each, Term(softmax.total, unsummed)) for each in after]
     except Miss as miss:
         after = miss
     if isinstance(before, Miss) or isinstance(after, Miss):
@@ -100,46 +112,75 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if any(_is_linear(program, product.key) for product in before.products):
         reason = "the scores come from a linear layer: its weights are no keys"
         raise Miss(reason, before.products[0].value.node, attention=False)
+    if len({(size_of(each.width), each.guarded, each.value.dtype) for each in after}) > 1:
+        raise Miss("the weights are used with other values too", after[1].output.node)
     roles = _roles(program, before, after, dims)
     dtype = _dtype(program, before, after)
     half = dtype == mx.float16
     axes = roles.batch + roles.heads + roles.groups + roles.queries + roles.keys
-    mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after.guarded, softmax.node)
+    mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after[0].guarded, softmax.node)
     heads = roles.query_heads, roles.key_heads
     roles = _aligned(roles, mask)
-    sink = before.sink.logit if before.sink is not None else 0.0 if softmax.one else None
+    sink = _sink(program, before.sink.logit, axes) if before.sink is not None else 0.0 if softmax.one else None
     for product in before.products:
         for each in before.masks:
             if _depends(program, each.term.value, product.value):
                 raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
-    if isinstance(sink, Term) and not sink.axes <= {*roles.heads, *roles.groups}:
+    if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)
-    return Attention(softmax, before.products, after, roles, mask, sink, heads, dtype)
+    return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype)
 
 
-def _verdict(program: Program, before: Scores | Miss, after: Weighted | Miss) -> Miss:
+def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Miss) -> Miss:
     """The reason to give when a side is missing: with one side there, it is an attention that cannot be fused."""
     if isinstance(before, Miss):
-        before.attention = isinstance(after, Weighted)
+        before.attention = not isinstance(after, Miss) or _of_activations(program, before.at)
         return before
     assert isinstance(after, Miss)
     after.attention = not any(_is_linear(program, product.key) for product in before.products)
     return after
 
 
+def _sink(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink | float:
+    """The logits of a sink, as small as they are where they are known."""
+    known = program.known.array(logit.value) if isinstance(logit, Term) else None
+    if known is None or not isinstance(logit, Term):
+        return logit
+    array = masks.smallest(masks.spread(known, logit, axes))
+    return KnownSink(array, tuple((axis,) if size != 1 else () for axis, size in zip(axes, array.shape, strict=True)))
+
+
+def _of_activations(program: Program, node: Node) -> bool:
+    """Whether one of the products that `node` is next computed from is of two arrays of which none is a weight."""
+    seen, stack = {node}, [node]
+    while stack:
+        top = stack.pop()
+        operands = program.graph.operands(top)
+        if top.op in PRODUCTS:
+            if not any(program.known.is_weight(operand) for operand in operands[:2]):
+                return True
+        else:
+            found = {operand.node for operand in operands if operand.node in program.fed} - seen
+            seen |= found
+            stack += found
+    return False
+
+
 def _is_linear(program: Program, key: Operand) -> bool:
     return program.known.is_weight(key.value) and len(key.value.shape) <= 2
 
 
-def _roles(program: Program, before: Scores, after: Weighted, dims: Dims) -> Roles:
+def _roles(program: Program, before: Scores, after: Sequence[Weighted], dims: Dims) -> Roles:
     column = before.sink.column if before.sink is not None else ()
-    outer = _outer(program, resolve(dims), before.keys + column, after)
+    outer = _outer(program, resolve(dims), before.keys + column, after[0])
     dims, keys, column = resolve(dims), axes_of([before.keys]), axes_of([column])
-    memory: frozenset[object] = frozenset(after.value.axes).union(*(product.key.axes for product in before.products))
+    memory: frozenset[object] = frozenset().union(
+        *(each.value.axes for each in after), *(product.key.axes for product in before.products)
+    )
     rows = {axis for product in before.products for axis in axes_of([product.rows])}
     order = [axis for axis in axes_of(dims) if axis not in keys and axis not in column]
-    if any(axis in rows and axis in after.value.axes for axis in order):
-        raise Miss("the values vary along the queries", after.output.node)
+    if any(axis in rows and axis in each.value.axes for axis in order for each in after):
+        raise Miss("the values vary along the queries", after[0].output.node)
     outer = None if outer is None else axes_of([outer])
     shared = tuple(axis for axis in order if axis in memory or (outer and axis in outer and axis not in rows))
     free = tuple(axis for axis in order if axis not in shared)
@@ -199,13 +240,12 @@ def _aligned(roles: Roles, mask: Reading) -> Roles:
     return Roles(shared[:best], shared[best:], roles.groups, roles.queries, roles.keys)
 
 
-def _dtype(program: Program, before: Scores, after: Weighted) -> mx.Dtype:
+def _dtype(program: Program, before: Scores, after: Sequence[Weighted]) -> mx.Dtype:
     """The type to call the kernel in: that of the output, when all operands are of it before they are cast up."""
-    operands = [after.value, *(o for product in before.products for o in (product.query, product.key))]
-    given = _given(program, after.output)
-    own = {operand.value.dtype for operand in operands}
-    if own == {given}:
-        return given
+    operands = [each.value for each in after]
+    operands += [operand for product in before.products for operand in (product.query, product.key)]
+    if {operand.value.dtype for operand in operands} == {_given(program, each.output) for each in after}:
+        return operands[0].value.dtype
     dtype = operands[0].dtype
     for operand in operands[1:]:
         dtype = promoted(dtype, operand.dtype)

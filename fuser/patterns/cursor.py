@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from fuser.ir.known import Known
 from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, before, regroup, resolve
 
 FLOATS = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
+PRODUCTS = frozenset({"Matmul", "AddMM", "GatherMM", "QuantizedMatmul", "GatherQMM", "Convolution"})
 # these give what they are given
 IDENTITIES = frozenset({"StopGradient", "Copy", "Contiguous", "Depends"})
 
@@ -35,6 +37,15 @@ class Program:
 
     graph: Graph
     known: Known
+
+    @cached_property
+    def fed(self) -> frozenset[Node]:
+        """The nodes that depend on some product: where a way leads to no product, it is none of the scores'."""
+        found: set[Node] = set()
+        for node in self.graph.nodes:
+            if node.op in PRODUCTS or any(operand.node in found for operand in self.graph.operands(node)):
+                found.add(node)
+        return frozenset(found)
 
     def operands(self, value: Value) -> tuple[Value, ...]:
         """What the maker of `value` reads."""
@@ -134,7 +145,8 @@ class Cursor:
 
     def miss(self, reason: str) -> Miss:
         """The match ends here."""
-        return Miss(reason, self.value.node, self.depth)
+        # a way that cannot be the scores' is the last to give the reason
+        return Miss(reason, self.value.node, self.depth + (1 << 20) * (self.value.node in self.program.fed))
 
     def term(self, value: Value) -> Term:
         """`value`, shaped like what is here, seen through the views that only repeat or move it."""

@@ -64,6 +64,6 @@ def _widens(source: Value, value: Value) -> bool:
 def _constant(program: Program, op: str, sources: tuple[Value, ...]) -> tuple[Value, float] | None:
     for place in (1, 0) if op == "Multiply" else (1,):
         number = program.known.number(sources[place])
-        if number is not None and number != 0 and not program.known.is_known(sources[1 - place]):
+        if number is not None and number != 0:
             return sources[1 - place], number if op == "Multiply" else 1 / number
     return None

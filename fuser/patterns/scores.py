@@ -118,7 +118,7 @@ def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
 
 
 def _bound(scores: Scores, other: Scores) -> bool:
-    rows = {axis for product in other.products for axis in product.query.axes - product.key.axes}
+    rows = {axis for product in other.products for axis in axes_of([product.rows])}
     return any(product.key.axes & rows for product in scores.products)
 
 
@@ -258,10 +258,11 @@ def maximum(cursor: Cursor) -> Iterable[Cursor]:
 
 
 def both_ways(cursor: Cursor) -> Iterable[tuple[Value, Value]]:
-    """The operands of a binary node as (scores, other), likelier way first; what is known is never the scores."""
+    """The operands of a binary node as (scores, other), likelier way first; what is known is the scores only if all is."""
     left, right = cursor.operands()
+    known = cursor.program.known
     for value, other in ((left, right), (right, left)):
-        if not cursor.program.known.is_known(value):
+        if not known.is_known(value) or (known.is_known(other) and known.number(value) is None):
             yield value, other
 
 

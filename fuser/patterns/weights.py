@@ -82,8 +82,8 @@ class Weighted:
     steps: tuple[Step, ...]
 
 
-def weighted_sum(program: Program, walk: Walk) -> Weighted:
-    """The one product of the weights with values; raises the `Miss` of the way that led furthest."""
+def weighted_sums(program: Program, walk: Walk) -> list[Weighted]:
+    """The products of the weights with values; raises the `Miss` of the way that led furthest when there is none."""
     walk = replace(walk, seen=(*walk.seen, walk.value))
     found: list[Weighted] = []
     furthest: Miss | None = None
@@ -94,14 +94,12 @@ def weighted_sum(program: Program, walk: Walk) -> Weighted:
                 continue
             step = onward(program, walk, node, place)
             if step is not None:
-                found.append(step if isinstance(step, Weighted) else weighted_sum(program, step))
+                found += [step] if isinstance(step, Weighted) else weighted_sums(program, step)
         except Miss as miss:
             if furthest is None or miss.depth > furthest.depth:
                 furthest = miss
-    if len(found) > 1:
-        raise walk.miss("the weights are used with other values too", found[1].output.node)
     if found:
-        return found[0]
+        return found
     raise furthest or walk.miss("the weights are not multiplied with values", walk.value.node)
 
 
@@ -119,6 +117,10 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
     operands = program.graph.operands(node)
     if node.op in ("Equal", "NotEqual"):
         return None
+    if node.op in ("Add", "Subtract") and program.known.number(operands[1 - place]) == 0 and place == 0:
+        return step
+    if node.op == "Add" and program.known.number(operands[0]) == 0:
+        return step
     if node.op == "Select" and place > 0:
         return selected(program, step, operands, place)
     if node.op == "Slice" and walk.sink is not None:

@@ -1,0 +1,384 @@
+"""Operators of com.microsoft that ONNX Runtime's tools write into transformers, attention aside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.frontends.onnx_ops.activation import gelu
+from fuser.frontends.onnx_ops.index import safe
+from fuser.frontends.onnx_ops.linear import gemm, matmul
+from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.norm import normalized, rms
+from fuser.frontends.onnx_ops.quantize import dynamic_quantize_linear, exact_product
+from fuser.frontends.onnx_ops.registry import Call, op
+from fuser.frontends.onnx_ops.window import channels_last, conv, window
+from fuser.frontends.onnx_types import HALVES, Host
+
+MS = "com.microsoft"
+
+
+def _wide(x: mx.array) -> mx.array:
+    return x.astype(mx.float32) if x.dtype in HALVES else x
+
+
+def _layer_norm(x: mx.array, scale: mx.array, bias: mx.array | None, epsilon: float) -> mx.array:
+    result = normalized(_wide(x), [-1], epsilon)[0].astype(x.dtype) * scale
+    return result if bias is None else result + bias
+
+
+@op("SimplifiedLayerNormalization", domain=MS)
+def simplified_layer_normalization(call: Call, x: mx.array, scale: mx.array) -> mx.array:
+    """Normalization by the root mean square; ONNX Runtime writes it into the standard domain."""
+    axis = call.axis(call.integer("axis", -1), x.ndim)
+    result = rms(_wide(x), list(range(axis, x.ndim)), call.number("epsilon", 1e-5))
+    return result.astype(x.dtype) * scale
+
+
+@op("SkipLayerNormalization", domain=MS)
+def skip_layer_normalization(
+    call: Call,
+    x: mx.array,
+    skip: mx.array,
+    scale: mx.array,
+    shift: mx.array | None = None,
+    bias: mx.array | None = None,
+) -> tuple[mx.array | None, ...]:
+    """Layer normalization of a sum."""
+    total = x + skip if bias is None else x + skip + bias
+    return _layer_norm(total, scale, shift, call.number("epsilon", 1e-12)), None, None, total
+
+
+@op("SkipSimplifiedLayerNormalization", domain=MS)
+def skip_simplified_layer_normalization(
+    call: Call, x: mx.array, skip: mx.array, scale: mx.array, bias: mx.array | None = None
+) -> tuple[mx.array | None, ...]:
+    """Root mean square normalization of a sum."""
+    total = x + skip if bias is None else x + skip + bias
+    result = rms(_wide(total), [-1], call.number("epsilon", 1e-12)).astype(x.dtype) * scale
+    return result, None, None, total
+
+
+@op("EmbedLayerNormalization", domain=MS)
+def embed_layer_normalization(
+    call: Call,
+    tokens: mx.array,
+    segments: mx.array | None,
+    words: mx.array,
+    positions: mx.array,
+    kinds: mx.array | None,
+    scale: mx.array,
+    shift: mx.array,
+    mask: mx.array | None = None,
+    places: mx.array | None = None,
+) -> tuple[mx.array, ...]:
+    """The embeddings of BERT, normalized; and how many tokens of each sequence count."""
+    total = mx.take(words, safe(call, tokens, words.shape[0]), axis=0)
+    if places is None:
+        total = total + positions[: tokens.shape[1]]
+    else:
+        total = total + mx.take(positions, safe(call, places, positions.shape[0]), axis=0)
+    if segments is not None and kinds is not None:
+        total = total + mx.take(kinds, safe(call, segments, kinds.shape[0]), axis=0)
+    zeros = mx.zeros((tokens.shape[0],), dtype=mx.int32)
+    counts = zeros if mask is None else mx.sum(mask, axis=1).astype(mx.int32)
+    return _layer_norm(total, scale, shift, call.number("epsilon", 1e-12)), counts, total
+
+
+@op("Gelu", domain=MS)
+def gelu_exact(call: Call, x: mx.array) -> mx.array:
+    """Exact GELU."""
+    return gelu(x, tanh=False)
+
+
+@op("BiasGelu", domain=MS)
+def bias_gelu(call: Call, x: mx.array, bias: mx.array) -> mx.array:
+    """Exact GELU of a sum."""
+    return gelu(x + bias, tanh=False)
+
+
+@op("FastGelu", domain=MS)
+def fast_gelu(call: Call, x: mx.array, bias: mx.array | None = None) -> mx.array:
+    """GELU by tanh."""
+    return gelu(x if bias is None else x + bias, tanh=True)
+
+
+@op("QuickGelu", domain=MS)
+def quick_gelu(call: Call, x: mx.array) -> mx.array:
+    """x * sigmoid(alpha * x)."""
+    return x * mx.sigmoid(x * const(call.number("alpha", 1.702), x))
+
+
+@op("BiasSplitGelu", domain=MS)
+def bias_split_gelu(call: Call, x: mx.array, bias: mx.array) -> mx.array:
+    """One half times the GELU of the other."""
+    left, right = mx.split(x + bias, 2, axis=-1)
+    return left * gelu(right, tanh=False)
+
+
+@op("BiasAdd", domain=MS)
+def bias_add(call: Call, x: mx.array, bias: mx.array, skip: mx.array) -> mx.array:
+    """A sum of three."""
+    return x + bias + skip
+
+
+@op("FusedMatMul", "TransposeMatMul", domain=MS)
+def fused_matmul(call: Call, a: mx.array, b: mx.array) -> mx.array:
+    """Product of matrices, transposed and scaled."""
+    sides = []
+    for side, x in (("A", a), ("B", b)):
+        if call.flag(f"transBatch{side}") and x.ndim > 2:
+            x = mx.moveaxis(x, 0, -2)
+        sides.append(mx.swapaxes(x, -1, -2) if call.flag(f"trans{side}") and x.ndim > 1 else x)
+    result = matmul(*sides)
+    alpha = call.number("alpha", 1.0)
+    return result if alpha == 1 else result * const(alpha, result)
+
+
+def _activated(call: Call, x: mx.array, parameters: list[float]) -> mx.array:
+    alpha = parameters[0] if parameters else None
+    beta = parameters[1] if len(parameters) > 1 else None
+    name = call.text("activation", "")
+    table: dict[str, Callable[[], mx.array]] = {
+        "": lambda: x,
+        "Relu": lambda: mx.maximum(x, const(0, x)),
+        "Tanh": lambda: mx.tanh(x),
+        "Sigmoid": lambda: mx.sigmoid(x),
+        "LeakyRelu": lambda: mx.where(x < 0, x * const(0.01 if alpha is None else alpha, x), x),
+        "Clip": lambda: mx.clip(
+            x, const(-math.inf if alpha is None else alpha, x), const(math.inf if beta is None else beta, x)
+        ),
+        "HardSigmoid": lambda: mx.clip(
+            x * const(0.2 if alpha is None else alpha, x) + const(0.5 if beta is None else beta, x),
+            const(0, x),
+            const(1, x),
+        ),
+    }
+    if name not in table:
+        raise call.refuse(f"activation {name!r}")
+    return table[name]()
+
+
+@op("FusedGemm", domain=MS)
+def fused_gemm(call: Call, a: mx.array, b: mx.array, c: mx.array | None = None) -> mx.array:
+    """Gemm and an activation."""
+    given = (call.get("activation_alpha"), call.get("activation_beta"))
+    result: mx.array = gemm(call, a, b, c)
+    return _activated(call, result, [item for item in given if item is not None])
+
+
+@op("FusedConv", domain=MS)
+def fused_conv(
+    call: Call, x: mx.array, weight: mx.array, bias: mx.array | None = None, skip: mx.array | None = None
+) -> mx.array:
+    """Convolution, a sum and an activation."""
+    result: mx.array = conv(call, x, weight, bias)
+    return _activated(call, result if skip is None else result + skip, list(call.get("activation_params") or []))
+
+
+@op("NhwcConv", domain=MS)
+def nhwc_conv(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """Convolution with channels last."""
+    if not 3 <= x.ndim <= 5 or weight.ndim != x.ndim:
+        raise call.refuse(f"MLX has no convolution over {x.ndim - 2} spatial axes")
+    groups = call.integer("group", 1)
+    if groups < 1 or weight.shape[1] * groups != x.shape[-1]:
+        raise call.invalid(f"weights {list(weight.shape)} do not fit {list(x.shape)}")
+    view = window(call, x.shape[1:-1], weight.shape[2:])
+    result = mx.conv_general(
+        x,
+        channels_last(weight),
+        stride=view.stride,
+        padding=(view.low, view.high),
+        kernel_dilation=view.dilation,
+        groups=groups,
+    )
+    return result if bias is None else result + bias
+
+
+def _group_norm(call: Call, x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    last = call.flag("channels_last", True)
+    groups = call.integer("groups")
+    x = x if last else channels_last(x)
+    if groups < 1 or x.shape[-1] % groups:
+        raise call.invalid(f"{x.shape[-1]} channels cannot be put into {groups} groups")
+    split = _wide(x).reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    result = normalized(split, [1, 3], call.number("epsilon", 1e-5))[0].reshape(x.shape)
+    result = result * _wide(scale) + _wide(shift)
+    if call.integer("activation", 0) == 1:
+        result = result * mx.sigmoid(result)
+    result = result.astype(x.dtype)
+    return result if last else mx.moveaxis(result, -1, 1)
+
+
+@op("GroupNorm", domain=MS)
+def group_norm(call: Call, x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    """Group normalization, with SiLU where asked for."""
+    return _group_norm(call, x, scale, shift)
+
+
+@op("SkipGroupNorm", domain=MS)
+def skip_group_norm(
+    call: Call, x: mx.array, scale: mx.array, shift: mx.array, skip: mx.array, bias: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    """Group normalization of a sum."""
+    last = call.flag("channels_last", True)
+    if skip.ndim == 2:
+        skip = skip[:, None, None, :] if last else skip[:, :, None, None]
+    total = x + skip
+    if bias is not None:
+        total = total + (bias if last else bias[:, None, None])
+    return _group_norm(call, total, scale, shift), total
+
+
+def _unpacked(packed: mx.array, bits: int, count: int) -> mx.array:
+    """Small unsigned integers out of bytes, the low bits first, along the last axis."""
+    if bits == 8:
+        return packed[..., :count]
+    shifts = mx.array(np.arange(0, 8, bits, dtype=np.uint8))
+    parts = mx.right_shift(packed[..., None], shifts)
+    values = mx.bitwise_and(parts, mx.array((1 << bits) - 1, dtype=mx.uint8))
+    return values.reshape(*packed.shape[:-1], -1)[..., :count]
+
+
+@op("MatMulNBits", domain=MS)
+def matmul_nbits(
+    call: Call,
+    a: mx.array,
+    packed: mx.array,
+    scales: mx.array,
+    zeros: mx.array | None = None,
+    group_index: mx.array | None = None,
+    bias: mx.array | None = None,
+) -> mx.array:
+    """Product with a matrix of few bits: MLX's own quantized product where the blocks fit it."""
+    k, n, bits, block = (call.integer(name) for name in ("K", "N", "bits", "block_size"))
+    if group_index is not None or call.integer("weight_prepacked", 0):
+        raise call.refuse("g_idx, and weights packed for another device")
+    if bits not in (2, 4, 8) or block < 16 or block & (block - 1):
+        raise call.refuse(f"{bits} bits in blocks of {block}")
+    blocks = -(-k // block)
+    if packed.size != n * blocks * block * bits // 8 or scales.size != n * blocks or a.shape[-1] != k:
+        raise call.invalid(f"{list(packed.shape)} and {list(scales.shape)} are no matrix of {k} by {n}")
+
+    def offsets() -> mx.array:
+        if zeros is None:
+            return mx.full((n, blocks), 1 << (bits - 1), dtype=scales.dtype)
+        if zeros.dtype == mx.uint8:
+            return _unpacked(zeros.reshape(n, -1), bits, blocks).astype(scales.dtype)
+        return zeros.reshape(n, blocks).astype(scales.dtype)
+
+    rates = scales.reshape(n, blocks)
+    if block in (32, 64, 128) and k % block == 0 and a.dtype == scales.dtype:
+
+        def convert() -> tuple[mx.array, ...]:
+            # little-endian words of the same bytes are MLX's packing; its offset is added, not subtracted
+            words = packed.reshape(n, -1).view(mx.uint32)
+            return mx.array(words), mx.array(rates), -offsets() * rates
+
+        words, rates, shifts = call.once("words", (1, 2, 3), convert)
+        result = mx.quantized_matmul(a, words, rates, shifts, transpose=True, group_size=block, bits=bits)
+    else:
+        values = _unpacked(packed.reshape(n, blocks, -1), bits, block).astype(scales.dtype)
+        weight = ((values - offsets()[..., None]) * rates[..., None]).reshape(n, -1)[:, :k]
+        result = mx.matmul(a, mx.transpose(weight.astype(a.dtype)))
+    return result if bias is None else result + bias
+
+
+@op("GatherBlockQuantized", domain=MS, narrow=True)
+def gather_block_quantized(
+    call: Call, data: mx.array, index: mx.array, scales: mx.array, zeros: mx.array | None = None
+) -> mx.array:
+    """Rows of a quantized table."""
+    small = not isinstance(data, mx.array)
+    table = call.array(data)
+    offsets = None if zeros is None else call.array(zeros)
+    bits = 8 if small else call.integer("bits", 4)
+    axis = call.axis(call.integer("gather_axis", 0), table.ndim)
+    along = call.axis(call.integer("quantize_axis", 1), table.ndim)
+    if along != table.ndim - 1 or axis == along:
+        raise call.refuse("blocks along another axis than the last, or rows along it")
+    block = call.integer("block_size", 128)
+    places = safe(call, index, table.shape[axis])
+    rows, rates = mx.take(table, places, axis=axis), mx.take(scales, places, axis=axis)
+    count = rows.shape[-1] * 8 // bits
+    values = rows.astype(scales.dtype) if small else _unpacked(rows, bits, count).astype(scales.dtype)
+    middle: mx.array = mx.array(0 if small else 1 << (bits - 1), dtype=scales.dtype)
+    if offsets is not None:
+        picked = mx.take(offsets, places, axis=axis)
+        picked = picked if small else _unpacked(picked, bits, rates.shape[-1])
+        middle = mx.repeat(picked.astype(scales.dtype), block, axis=-1)[..., :count]
+    return (values - middle) * mx.repeat(rates, block, axis=-1)[..., :count]
+
+
+@op("DynamicQuantizeMatMul", domain=MS)
+def dynamic_quantize_matmul(
+    call: Call,
+    a: mx.array,
+    b: mx.array,
+    b_scale: mx.array,
+    b_zero: mx.array | None = None,
+    bias: mx.array | None = None,
+) -> mx.array:
+    """Product with a quantized matrix, of values that are quantized first."""
+    quantized, scale, zero = dynamic_quantize_linear(call, a)
+    return _scaled_product(quantized, b, scale * b_scale, zero, b_zero, bias)
+
+
+@op("MatMulIntegerToFloat", domain=MS)
+def matmul_integer_to_float(
+    call: Call,
+    a: mx.array,
+    b: mx.array,
+    a_scale: mx.array,
+    b_scale: mx.array,
+    a_zero: mx.array | None = None,
+    b_zero: mx.array | None = None,
+    bias: mx.array | None = None,
+) -> mx.array:
+    """Product of quantized matrices as floats."""
+    return _scaled_product(a, b, a_scale * b_scale, a_zero, b_zero, bias)
+
+
+def _scaled_product(
+    a: mx.array,
+    b: mx.array,
+    scale: mx.array,
+    a_zero: mx.array | None,
+    b_zero: mx.array | None,
+    bias: mx.array | None,
+) -> mx.array:
+    left, right = a.astype(mx.float32), b.astype(mx.float32)
+    left = left if a_zero is None else left - a_zero.astype(mx.float32)
+    right = right if b_zero is None else right - b_zero.astype(mx.float32)
+    result = exact_product(left, right).astype(mx.float32) * scale
+    return result if bias is None else result + bias
+
+
+@op("RelativePositionBias", domain=MS, host=(1, 2))
+def relative_position_bias(call: Call, table: mx.array, queries: Host, keys: Host) -> mx.array:
+    """T5's bias for every distance of query and key: exact near by, logarithmic further away."""
+    rows, columns = int(queries.reshape(-1)[0]), int(keys.reshape(-1)[0])
+    if rows < 1 or columns < 1 or rows * columns > 1 << 28:
+        raise call.invalid(f"no bias of {rows} by {columns}")
+    distance = np.arange(columns)[None, :] - np.arange(rows)[:, None]
+    count = table.shape[0]
+    base = np.zeros_like(distance)
+    if call.flag("is_bidirectional"):
+        count //= 2
+        base = np.where(distance > 0, count, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = count // 2
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+        math.log(call.integer("max_distance") / exact)
+    )
+    far = np.minimum(exact + (ratio * np.float32(count - exact)).astype(np.int64), count - 1)
+    bucket = base + np.where(distance < exact, distance, far)
+    return mx.transpose(mx.take(table, mx.array(bucket), axis=0), (2, 0, 1))[None]
+
+
