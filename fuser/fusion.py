@@ -74,15 +74,19 @@ def _read(program: Program, softmax: Softmax) -> Attention | Miss:
 
 def _fused(graph: Graph, region: Attention, types: Sequence[TensorType]) -> Region:
     node = region.softmax.node
+    q, k, v = types[:3]
     return Region(
         "fused",
         None,
         graph.label(node),
         node.scope or graph.label(node),
-        *types[:3],
+        q,
+        k,
+        v,
         region.scale,
         region.mask.kind,
-        *region.heads,
+        region.heads[0],
+        region.heads[1],
         sdpa.bytes_saved(region),
         sdpa.flops_saved(region),
     )

@@ -268,15 +268,6 @@ BETWEEN = [
 ]
 
 SINKS = [
-    N(
-        "a sink beside an added mask",
-        lambda q, k, v, m, s: (
-            sm(mx.concatenate([scores(q, k) + m, mx.broadcast_to(s, (2, 4, 5, 1))], -1))[..., :-1] @ v
-        ),
-        "sink",
-        args(Q, K, K, bias(2, 1, 5, 7), bias(4, 1, 1)),
-        like=lambda q, k, v, m, s: attend(q, k, v, ROOT, m),
-    ),
     E(
         "a sink for each query",
         lambda q, k, v, s: sm(mx.concatenate([scores(q, k), s], -1))[..., :-1] @ v,

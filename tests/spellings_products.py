@@ -218,15 +218,6 @@ SUMS = [
         ref=lambda q, k, v, a, b: attend(mx.concatenate([q, a], -1), mx.concatenate([k, b], -1), v, ROOT),
         heads=(4, 4),
     ),
-    L(
-        "keys and values in two pieces",
-        lambda q, k, v, c, w: (lambda p: p[..., :7] @ v + p[..., 7:] @ w)(
-            sm(mx.concatenate([scores(q, k), scores(q, c)], axis=-1))
-        ),
-        args(Q, K, K, bias(2, 4, 3, 8), bias(2, 4, 3, 8)),
-        ref=lambda q, k, v, c, w: attend(q, mx.concatenate([k, c], 2), mx.concatenate([v, w], 2), ROOT),
-        heads=(4, 4),
-    ),
     P(
         "keys and values after a cache",
         lambda q, k, v, c, w: sm(scores(q, mx.concatenate([c, k], 2))) @ mx.concatenate([w, v], 2),

@@ -299,6 +299,20 @@ SINK = [
         ),
     ),
     Z(
+        "sink column beside an added mask",
+        lambda q, k, v, s, m: (
+            sm(mx.concatenate([scores(q, k) + m, mx.broadcast_to(s[:, None, None], (2, 4, 5, 1))], -1))[
+                ..., :-1
+            ]
+            @ v
+        ),
+        args(Q, K, K, bias(4), bias(2, 1, 5, 7)),
+        mask="additive",
+        ref=lambda q, k, v, s, m: mx.fast.scaled_dot_product_attention(
+            q, k, v, scale=ROOT, sinks=s, mask=m
+        ),
+    ),
+    Z(
         "captured sinks",
         lambda q, k, v: with_sink(q, k, v, mx.array([0.5, 1.0, -1.0, 0.0])),
         QKV,

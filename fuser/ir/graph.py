@@ -38,7 +38,7 @@ class Value(NamedTuple):
     """One output of a node."""
 
     node: Node
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # a tuple's own `index` is of no use here
 
     @property
     def type(self) -> TensorType:

@@ -120,6 +120,9 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     axes = roles.batch + roles.heads + roles.groups + roles.queries + roles.keys
     mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after[0].guarded, softmax.node)
     heads = roles.query_heads, roles.key_heads
+    if before.sink is not None or softmax.one:
+        # the sink takes the whole of a row that is masked wholly: the kernel gives zeros as the program does
+        mask = replace(mask, empty=None)
     roles = _aligned(roles, mask)
     sink = _sink(program, before.sink.logit, axes) if before.sink is not None else 0.0 if softmax.one else None
     for product in before.products:

@@ -173,7 +173,8 @@ def _complement(program: Program, mask: Mask, kept: Term) -> float | None:
             return fill
         if inner.value.node.op != "Subtract":
             continue
-        for one, same, sign in ((*parts, 1.0), (*parts[::-1], -1.0)):
+        left, right = parts
+        for one, same, sign in ((left, right, 1.0), (right, left, -1.0)):
             if program.known.number(one) == 1 and _same(program, seen_through(program, same, inner.dims), kept):
                 return fill * sign
     return None

@@ -53,8 +53,8 @@ def _gathered(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] 
         if len(varies) > 1:
             return None
         along = varies[0] if varies else None
-        line = [int(places.reshape(-1)[0])] if along is None else np.moveaxis(places, along, 0)[(slice(None), *[0] * (count - 1))]
-        kept = taken(dims[along] if along is not None else (), [int(i) for i in line], source.shape[axis])
+        order = places.reshape(-1)[:1] if along is None else np.moveaxis(places, along, 0).reshape(places.shape[along], -1)[:, 0]
+        kept = taken(dims[along] if along is not None else (), [int(i) for i in order], source.shape[axis])
         if kept is None:
             return None
         given[axis] = kept

@@ -1,0 +1,149 @@
+"""The command line: `mlx-fuser report | run | verify`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import mlx.core as mx
+
+from fuser.api import explain, optimize
+from fuser.api import verify as verify_call
+from fuser.cli_errors import Commands
+from fuser.cli_files import check_writable, save
+from fuser.cli_files import replace as replace_file
+from fuser.cli_inputs import dimensions
+from fuser.cli_programs import Program, outputs, program
+from fuser.cli_report import console, show_report, show_verification, summary
+from fuser.model import Model, load_onnx
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXAMPLES = """\b
+Examples:
+  mlx-fuser report  model.onnx --dim batch=4 --dim seq=128
+  mlx-fuser report  model.onnx --json report.json
+  mlx-fuser run     model.onnx --inputs in.npz --outputs out.npz
+  mlx-fuser verify  model.onnx
+  mlx-fuser report  decoder:decode --inputs in.npz
+
+MODEL is an .onnx file, or module:function for a function of a Python module (from the current folder, or installed).
+An .npz file carries arrays under the names of the model's inputs or outputs, or of the function's parameters.
+"""
+
+_model = click.argument("model", metavar="MODEL")
+_dims = click.option(
+    "--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension."
+)
+_inputs = click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
+
+
+@click.group(
+    cls=Commands,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="mlx-fuser", message="mlx-fuser %(version)s")
+@click.option("--traceback", is_flag=True, help="Show Python's traceback of an error.")
+def main(traceback: bool) -> None:
+    """Find every attention in an MLX program or ONNX model, and put the fused kernel in its place."""
+
+
+@main.command()
+@_model
+@_dims
+@_inputs
+@click.option(
+    "--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that."
+)
+def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None) -> None:
+    """Say of every softmax in MODEL whether it is fused, and why not.
+
+    Without --inputs, an ONNX model gets inputs of its declared shapes.
+    """
+    alone = json_to == "-"
+    if json_to is not None and not alone:
+        check_writable(Path(json_to))
+    with _stdout_for_us():
+        target = program(model)
+        args, kwargs = target.arguments(inputs, dimensions(dims))
+        found = replace(explain(target.fn, *args, **kwargs), program=model)
+    text = found.to_json() + "\n"
+    if alone:
+        click.echo(text, nl=False)
+        return
+    if json_to is not None:
+        replace_file(Path(json_to), lambda file: file.write(text.encode()))
+    show_report(console(), found)
+
+
+@main.command()
+@_model
+@click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
+@click.option(
+    "--outputs", "to", type=click.Path(path_type=Path), metavar="OUT.npz", required=True, help="The outputs."
+)
+@click.option("--no-fuse", is_flag=True, help="Run the program as it is.")
+def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
+    """Run MODEL, its attentions fused, and write its outputs.
+
+    --inputs may be left out for a function that needs none.
+    """
+    check_writable(to)
+    with _stdout_for_us():
+        target = program(model)
+        if isinstance(target.fn, Model) and inputs is None and target.fn.inputs:
+            raise click.UsageError("run needs --inputs IN.npz for an ONNX model")
+        args, kwargs = target.arguments(inputs, {})
+        if isinstance(target.fn, Model):
+            fn: Callable[..., Any] = load_onnx(model, fuse=False) if no_fuse else target.fn
+        else:
+            fn = optimize(target.fn, fuse=not no_fuse)
+        results = outputs(fn(*args, **kwargs))
+        mx.eval(results)
+    save(to, results)
+    done: Any = fn
+    for name, array in results.items():
+        dtype = str(array.dtype).rpartition(".")[2]
+        kept = " (saved as float32)" if array.dtype == mx.bfloat16 else ""
+        click.echo(f"{name}: {dtype}{list(array.shape)}{kept}", err=True)
+    for note in done.report.notes:
+        click.echo(f"note: {note}", err=True)
+    if not no_fuse:
+        click.echo(summary(done.report).plain, err=True)
+
+
+@main.command()
+@_model
+@_dims
+@_inputs
+@click.option(
+    "--rtol", type=click.FloatRange(min=0), help="Tolerance, relative to the largest value; else by dtype."
+)
+@click.pass_context
+def verify(
+    context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None
+) -> None:
+    """Run MODEL fused and unfused, and compare; exit status 1 when the answers differ.
+
+    Compares each output, and each fused attention on the same inputs.
+    """
+    with _stdout_for_us():
+        target: Program = program(model)
+        args, kwargs = target.arguments(inputs, dimensions(dims))
+        found = verify_call(target.fn, *args, rtol=rtol, **kwargs)
+    show_verification(console(), model, found)
+    if not found:
+        context.exit(1)
+
+
+@contextlib.contextmanager
+def _stdout_for_us() -> Iterator[None]:
+    """What a program prints while it is loaded or run goes to stderr: stdout is for our answer."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
