@@ -15,12 +15,11 @@ import mlx.core as mx
 from fuser.api import explain, optimize
 from fuser.api import verify as verify_call
 from fuser.cli_errors import Commands
-from fuser.cli_files import check_writable, save
-from fuser.cli_files import replace as replace_file
+from fuser.cli_files import check_writable, replacing, save
 from fuser.cli_inputs import dimensions
 from fuser.cli_programs import Program, outputs, program
 from fuser.cli_report import console, show_report, show_verification, summary
-from fuser.model import Model, load_onnx
+from fuser.model import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +31,7 @@ Examples:
   mlx-fuser verify  model.onnx
   mlx-fuser report  decoder:decode --inputs in.npz
 
-MODEL is an .onnx file, or module:function for a function of a Python module (from the current folder, or installed).
+MODEL is an .onnx file, or module:function: a function of a Python module in the current folder or installed.
 An .npz file carries arrays under the names of the model's inputs or outputs, or of the function's parameters.
 """
 
@@ -73,12 +72,12 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
         target = program(model)
         args, kwargs = target.arguments(inputs, dimensions(dims))
         found = replace(explain(target.fn, *args, **kwargs), program=model)
-    text = found.to_json() + "\n"
     if alone:
-        click.echo(text, nl=False)
+        click.echo(found.to_json())
         return
     if json_to is not None:
-        replace_file(Path(json_to), lambda file: file.write(text.encode()))
+        with replacing(Path(json_to)) as file:
+            file.write(f"{found.to_json()}\n".encode())
     show_report(console(), found)
 
 
@@ -96,26 +95,22 @@ def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
     """
     check_writable(to)
     with _stdout_for_us():
-        target = program(model)
+        target = program(model, fuse=not no_fuse)
         if isinstance(target.fn, Model) and inputs is None and target.fn.inputs:
             raise click.UsageError("run needs --inputs IN.npz for an ONNX model")
         args, kwargs = target.arguments(inputs, {})
-        if isinstance(target.fn, Model):
-            fn: Callable[..., Any] = load_onnx(model, fuse=False) if no_fuse else target.fn
-        else:
-            fn = optimize(target.fn, fuse=not no_fuse)
+        fn: Any = target.fn if isinstance(target.fn, Model) else optimize(target.fn, fuse=not no_fuse)
         results = outputs(fn(*args, **kwargs))
         mx.eval(results)
     save(to, results)
-    done: Any = fn
     for name, array in results.items():
         dtype = str(array.dtype).rpartition(".")[2]
         kept = " (saved as float32)" if array.dtype == mx.bfloat16 else ""
         click.echo(f"{name}: {dtype}{list(array.shape)}{kept}", err=True)
-    for note in done.report.notes:
+    for note in fn.report.notes:
         click.echo(f"note: {note}", err=True)
     if not no_fuse:
-        click.echo(summary(done.report).plain, err=True)
+        click.echo(summary(fn.report).plain, err=True)
 
 
 @main.command()

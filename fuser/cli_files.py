@@ -6,8 +6,8 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,34 +51,31 @@ def _numbers(path: Path, name: str, array: NDArray[Any]) -> Array:
 def save(path: Path, arrays: Mapping[str, mx.array]) -> None:
     """Write an .npz file; bfloat16, which NumPy does not have, as float32."""
 
-    def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, array in arrays.items():
-                plain = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asarray(plain), allow_pickle=False)
-
-    replace(path, write)
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            plain = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(plain), allow_pickle=False)
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file under another name beside `path`, then rename it: there is never half a file at `path`."""
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file under another name beside `path`, renamed at the end: there is never half a file at `path`."""
     try:
         if path.exists() and not path.is_file():  # a device or a pipe stays what it is
             with path.open("wb") as file:
-                write(file)
+                yield file
             return
         path = path.resolve()
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with draft.open("wb") as file:
-                write(file)
+                yield file
             if path.exists():
                 shutil.copymode(path, draft)
             draft.replace(path)
         finally:
-            with suppress(FileNotFoundError):
-                draft.unlink()
+            draft.unlink(missing_ok=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -42,15 +42,15 @@ class Program:
         return _bound(self.name, self.fn, arrays or {})
 
 
-def program(text: str) -> Program:
-    """The program that `text` names."""
+def program(text: str, *, fuse: bool = True) -> Program:
+    """The program that `text` names; `fuse` is about ONNX models."""
     path = Path(text)
     if path.is_dir():
         raise Problem(f"{text!r} is a folder: MODEL is an .onnx file or module:function")
     if path.suffix == ".onnx" or path.exists():
         if not path.exists():
             raise Problem(f"no such file: {text!r}")
-        return Program(text, load_onnx(path))
+        return Program(text, load_onnx(path, fuse=fuse))
     module, colon, attribute = text.partition(":")
     if not colon or not module or not attribute:
         raise Problem(f"no such file: {text!r}; MODEL is an .onnx file or module:function")

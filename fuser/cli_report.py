@@ -39,14 +39,14 @@ def show_report(console: Console, report: Report) -> None:
     if by_verdict["refused"]:
         console.print(Text("\nNot fused", "bold yellow"))
         for region in by_verdict["refused"]:
-            console.print(Padding(Text(region.name, "bold"), (0, 2)))
-            console.print(Padding(Text(region.reason or ""), (0, 4)))
+            console.print(Padding(Text(region.name, "bold"), (0, 0, 0, 2), expand=False))
+            console.print(Padding(Text(region.reason or ""), (0, 0, 0, 4), expand=False))
             if region.at != region.name:
-                console.print(Padding(Text(f"at {region.at}", "dim"), (0, 4)))
+                console.print(Padding(Text(f"at {region.at}", "dim"), (0, 0, 0, 4), expand=False))
     if by_verdict["not attention"]:
         console.print(Text("\nOther softmaxes", "bold"))
         for region in by_verdict["not attention"]:
-            console.print(Padding(Text(f"{region.name}: {region.reason}"), (0, 2)))
+            console.print(Padding(Text(f"{region.name}: {region.reason}"), (0, 0, 0, 2), expand=False))
 
 
 def summary(report: Report) -> Text:

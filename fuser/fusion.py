@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
-from fuser.ir.types import TensorType
 from fuser.kernels import sdpa
 from fuser.patterns.attention import Attention, attention
 from fuser.patterns.cursor import Miss, Program
@@ -32,28 +31,28 @@ class Fused:
 
 def fuse(graph: Graph, program: str = "") -> tuple[Graph, Report]:
     """Fuse every attention of `graph`; returns a new graph and the report. `graph` itself is not changed."""
-    fused = fuse_given(graph, {}, program)
+    fused = fuse_given(graph.copy(), {}, program)
     return fused.graph, fused.report
 
 
 def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") -> Fused:
-    """`fuse`, where the values of some inputs may be relied on as long as the caller watches them."""
+    """`fuse` in place, where the values of some inputs may be relied on as long as the caller watches them."""
     start = time.perf_counter()
     found, relied = match(graph, given)
     matched = time.perf_counter()
-    rewritten = graph.copy()
-    rewriter = Rewriter(rewritten)
-    entries = {node: _called(graph, node) for node in graph.nodes if node.op == KERNEL}
-    for softmax, result in found:
-        if isinstance(result, Miss):
-            entries[softmax.node] = _missed(graph, softmax, result)
-        else:
-            call = rewriter.fuse(result)
-            entries[softmax.node] = _fused(graph, result, [value.type for value in rewritten.operands(call.node)])
-    rewritten.prune()
+    count, order = len(graph), {node: place for place, node in enumerate(graph.nodes)}
+    entries = {node: _called(graph, node) for node in order if node.op == KERNEL}
+    entries |= {s.node: _missed(graph, s, result) for s, result in found if isinstance(result, Miss)}
+    regions = [(_fused(graph, result), result) for _, result in found if isinstance(result, Attention)]
+    rewriter = Rewriter(graph)
+    for entry, region in regions:
+        call = rewriter.fuse(region)
+        q, k, v = (value.type for value in graph.operands(call.node)[:3])
+        entries[region.softmax.node] = replace(entry, q=q, k=k, v=v)
+    graph.prune()
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
-    regions = tuple(entries[node] for node in graph.nodes if node in entries)
-    return Fused(rewritten, Report(regions, program, (), len(graph), seconds), relied)
+    report = Report(tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds)
+    return Fused(graph, report, relied)
 
 
 def match(graph: Graph, given: Mapping[Node, mx.array]) -> tuple[list[Found], frozenset[Node]]:
@@ -72,23 +71,19 @@ def _read(program: Program, softmax: Softmax) -> Attention | Miss:
     return region if reason is None else Miss(reason, softmax.node)
 
 
-def _fused(graph: Graph, region: Attention, types: Sequence[TensorType]) -> Region:
+def _fused(graph: Graph, region: Attention) -> Region:
     node = region.softmax.node
-    q, k, v = types[:3]
     return Region(
         "fused",
         None,
         graph.label(node),
         node.scope or graph.label(node),
-        q,
-        k,
-        v,
-        region.scale,
-        region.mask.kind,
-        region.heads[0],
-        region.heads[1],
-        sdpa.bytes_saved(region),
-        sdpa.flops_saved(region),
+        scale=region.scale,
+        mask=region.mask.kind,
+        query_heads=region.heads[0],
+        key_heads=region.heads[1],
+        bytes_saved=sdpa.bytes_saved(region),
+        flops_saved=sdpa.flops_saved(region),
     )
 
 

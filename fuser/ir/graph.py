@@ -61,6 +61,8 @@ class Graph:
 
     def __init__(self) -> None:
         self._wires: nx.MultiDiGraph = nx.MultiDiGraph()
+        # what the wires say, kept as it is asked for
+        self._operands: dict[Node, tuple[Value, ...]] = {}
         self._order: tuple[Node, ...] | None = None
         self._positions: dict[Node, int] | None = None
         self._labels: dict[Node, str] | None = None
@@ -73,10 +75,18 @@ class Graph:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes, each after the nodes that it reads."""
+        """All nodes, each after the nodes that it reads, otherwise in the order in which they came."""
         if self._order is None:
-            age = {node: number for number, node in enumerate(self._wires)}
-            self._order = tuple(nx.lexicographical_topological_sort(self._wires, age.__getitem__))
+            done: dict[Node, None] = {}
+            for root in self._wires:
+                stack = [root]
+                while stack:
+                    waiting = [operand.node for operand in self.operands(stack[-1]) if operand.node not in done]
+                    if waiting:
+                        stack.extend(reversed(waiting))
+                    else:
+                        done[stack.pop()] = None
+            self._order = tuple(done)
         return self._order
 
     def position(self, node: Node) -> int:
@@ -87,6 +97,12 @@ class Graph:
 
     def operands(self, node: Node) -> tuple[Value, ...]:
         """The values that `node` reads, in order."""
+        found = self._operands.get(node)
+        if found is None:
+            found = self._operands[node] = self._read(node)
+        return found
+
+    def _read(self, node: Node) -> tuple[Value, ...]:
         wires = [
             (place, Value(producer, index))
             for producer, edges in self._wires.pred[node].items()
@@ -147,6 +163,7 @@ class Graph:
         for consumer, place in self.users(old):
             self._wires.remove_edge(old.node, consumer, key=place)
             self._wires.add_edge(new.node, consumer, key=place, index=new.index)
+            self._operands.pop(consumer, None)
         self.outputs = [new if output == old else output for output in self.outputs]
         self._changed()
 
@@ -158,8 +175,11 @@ class Graph:
             node = stack.pop()
             if node not in alive:
                 alive.add(node)
-                stack.extend(self._wires.pred[node])
-        self._wires.remove_nodes_from([node for node in self._wires if node not in alive])
+                stack.extend(operand.node for operand in self.operands(node))
+        dead = [node for node in self._wires if node not in alive]
+        self._wires.remove_nodes_from(dead)
+        for node in dead:
+            self._operands.pop(node, None)
         self._changed()
 
     def copy(self) -> Graph:
@@ -174,6 +194,7 @@ class Graph:
         self._wires.add_node(node)
         for place, operand in enumerate(operands):
             self._wires.add_edge(operand.node, node, key=place, index=operand.index)
+        self._operands[node] = tuple(operands)
         self._changed()
 
     def _changed(self) -> None:

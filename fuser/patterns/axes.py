@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 
@@ -46,7 +47,11 @@ def fresh(size: int, name: str = "") -> Dim:
 
 def resolve(dims: Sequence[Dim]) -> Dims:
     """`dims` with the axes that were split since replaced by their parts."""
-    return tuple(tuple(_parts(dim)) for dim in dims)
+    for dim in dims:
+        for axis in dim:
+            if axis.parts is not None:
+                return tuple(tuple(_parts(dim)) for dim in dims)
+    return tuple(dims)
 
 
 def _parts(dim: Iterable[Axis]) -> Iterable[Axis]:
@@ -59,7 +64,7 @@ def _parts(dim: Iterable[Axis]) -> Iterable[Axis]:
 
 def axes_of(dims: Sequence[Dim]) -> Dim:
     """All axes, outermost first."""
-    return tuple(axis for dim in resolve(dims) for axis in dim)
+    return tuple(chain.from_iterable(resolve(dims)))
 
 
 def size_of(dim: Iterable[Axis]) -> int:
