@@ -185,6 +185,7 @@ class Worker:
 
     def __init__(self, fuse: bool, compile: bool, seconds: float) -> None:
         self.given, self.seconds = (fuse, compile), seconds
+        prepare(*self.given)  # what cannot be imported is seen here
         self.pool: ProcessPoolExecutor | None = None
 
     def check(self, folder: Path) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from export_configs import NO_CACHE, SMALL, TEXT, TEXT_SETS, Recipe, Sets, merged, variant
@@ -122,9 +123,13 @@ DECODERS = (
         "diffllama",
         "DiffLlamaForCausalLM",
         truth=4,
-        note="two halves of the values a layer, then a difference",
+        note="two halves of the values; dynamo shares their softmax",
     ),
-    decoder("doge", "DogeForCausalLM", note="dynamic mask from the values", keep_window_size=64),
+    # at opset 23 ONNX Runtime gives zeros where the mask is float32's smallest number in a whole row
+    replace(
+        decoder("doge", "DogeForCausalLM", note="dynamic mask from the values", keep_window_size=64),
+        sets=TEXT_SETS[:3],
+    ),
     decoder("moshi", "MoshiForCausalLM", head_dim=8, ffn_dim=128),
     decoder(
         "modernbert_decoder", "ModernBertDecoderForCausalLM", **PLAIN, local_attention=4, layer_types=LAYERS

@@ -68,14 +68,14 @@ def summary(report: Report) -> Text:
     if counts["not attention"]:
         text.append(f", {counts['not attention']} other {plural('softmax', counts['not attention'])}")
     if saved:
-        text.append(f"; {bytes_of(saved)} less written in each run")
+        text.append(f"; {bytes_of(saved)} less memory written in each run")
     if flops:
         text.append(f", {_scaled(flops, 'FLOP')} less computed")
     return text
 
 
 def _attentions(title: str, regions: Sequence[Region]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column(title, overflow="fold")
     for name in ("heads", "lengths", "depth"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -135,7 +135,7 @@ def show_verification(console: Console, name: str, verification: Verification) -
 
 
 def _checks(checks: Sequence[Check]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column("compared", overflow="fold")
     table.add_column("error", justify="right", no_wrap=True)
     table.add_column("tolerance", justify="right", no_wrap=True)

@@ -131,8 +131,10 @@ class Rewriter:
         reading = region.mask
         if reading.kind in ("none", "causal"):
             return None
-        mask = self._keep(region) if reading.kind == "boolean" else self._bias(region)
-        return self._filled(mask) if reading.empty in ("nan", "zero", "mean") else mask
+        if reading.kind == "additive":
+            return self._bias(region)
+        keep = self._keep(region)
+        return self._opened(keep) if reading.empty else keep
 
     def _keep(self, region: Attention) -> Value:
         """The keep masks as one boolean array."""
@@ -191,12 +193,9 @@ class Rewriter:
 
     # -- rows that are masked wholly -------------------------------------------------------------------------------
 
-    def _filled(self, mask: Value) -> Value:
-        """`mask` with the rows that it hides wholly opened, so that the kernel meets none; they are answered after."""
-        row = self._row(mask)
-        if mask.dtype == mx.bool_:
-            return self._memo("LogicalOr", self._alike(mask, self._memo("LogicalNot", [row])))
-        return self._memo("Select", self._alike(row, mask, self._number(0, mask.dtype)))
+    def _opened(self, keep: Value) -> Value:
+        """`keep` with the rows that it hides wholly opened: they are answered after, and backends differ on them."""
+        return self._memo("LogicalOr", self._alike(keep, self._memo("LogicalNot", [self._row(keep)])))
 
     def _row(self, mask: Value) -> Value:
         """Which rows of `mask` keep some key."""

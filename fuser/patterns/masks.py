@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
 from fuser.patterns.axes import Dim, axes_of
 from fuser.patterns.cursor import VANISHES, Mask, Miss, Program, Term, seen_through
@@ -26,6 +27,7 @@ from fuser.patterns.cursor import VANISHES, Mask, Miss, Program, Term, seen_thro
 # adding this swallows scores of a usual size (the second: in float16), so that a wholly masked row is uniform
 SURE = -1e8
 SWALLOWS_HALF = -6e4
+FLOAT32_MAX = 3.4028235e38
 
 Steps = Sequence[tuple[Mask, NDArray[Any] | None]]
 Empty = Literal["nan", "mean", "zero"]
@@ -137,7 +139,18 @@ def _read_traced(
     if any(mask.kind == "keep" and SURE < mask.fill for mask, _ in steps) and not half:
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "zero" if guarded else "mean" if half and finite else None
+    if late is None and not all(_finite(program, mask, known) for mask, known in steps):
+        late = "nan"
     return Reading(axes, "additive", known_keep, keeps, steps=tuple(steps), empty=late)
+
+
+def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
+    """Whether a mask adds no infinity, so that the kernel knows no wholly masked row."""
+    if mask.kind != "add":
+        return math.isfinite(mask.fill)
+    low, high = bounds(program.graph, program.known, mask.term.value) if known is None else (known.min(), known.max())
+    limits = [abs(limit * mask.scale.number) for limit in (low, high)]
+    return all(limit <= FLOAT32_MAX for limit in limits)
 
 
 def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:

@@ -1,0 +1,71 @@
+"""Between which numbers a value lies, as far as its making tells: enough to know that a mask is finite."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.ir.graph import CONSTANT, INPUT, Graph, Value
+from fuser.ir.known import Known
+
+Bounds = tuple[float, float]
+ANY: Bounds = (-math.inf, math.inf)
+# what a layer of a network gives is finite, or the program's answer is lost anyway
+FINITE: Bounds = (-1e29, 1e29)
+_PASS = frozenset(
+    {"Broadcast", "Reshape", "Transpose", "Flatten", "Unflatten", "Squeeze", "ExpandDims", "Slice", "AsType", "Gather",
+     "GatherAxis", "Copy", "Contiguous", "StopGradient", "Full"}
+)  # fmt: skip
+_LAYERS = frozenset({"Matmul", "AddMM", "Convolution", "QuantizedMatmul", "GatherMM", "GatherQMM", "RMSNorm", "LayerNorm"})
+
+
+def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:
+    """The lowest and the highest number that `value` can hold; NaN aside."""
+    node, dtype = value.node, value.dtype
+    if dtype == mx.bool_:
+        return 0.0, 1.0
+    if node.op == CONSTANT:
+        array = known.array(value)
+        return ANY if array is None or array.size == 0 else (float(np.min(array)), float(np.max(array)))
+    if dtype not in (mx.float32, mx.float16, mx.bfloat16, mx.float64):
+        limit = 2.0 ** (8 * dtype.size)
+        return -limit, limit
+    if node.op == INPUT or depth == 0:
+        return ANY
+    if node.op in _LAYERS:
+        return FINITE
+    operands = graph.operands(node)
+    if node.op in _PASS:
+        low, high = bounds(graph, known, operands[0], depth - 1)
+        limit = 65504.0 if dtype == mx.float16 else math.inf
+        return (low if low >= -limit else -math.inf), (high if high <= limit else math.inf)
+    if node.op == "Select":
+        return _hull(*(bounds(graph, known, operand, depth - 1) for operand in operands[1:]))
+    if node.op in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"):
+        left, right = (bounds(graph, known, operand, depth - 1) for operand in operands)
+        return _OF[node.op](left, right)
+    if node.op == "Negative":
+        low, high = bounds(graph, known, operands[0], depth - 1)
+        return -high, -low
+    return ANY
+
+
+def _hull(*parts: Bounds) -> Bounds:
+    return min(low for low, _ in parts), max(high for _, high in parts)
+
+
+def _times(left: Bounds, right: Bounds) -> Bounds:
+    # zero times infinity is no number, and so no bound
+    products = [a * b if a and b else 0.0 for a in left for b in right]
+    return min(products), max(products)
+
+
+_OF = {
+    "Add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "Subtract": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "Multiply": _times,
+    "Maximum": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    "Minimum": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+}
