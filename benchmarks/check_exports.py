@@ -199,9 +199,7 @@ class Worker:
             self.pool.shutdown(cancel_futures=True)
             self.pool = None
             row = blank(folder)
-            row.failure = (
-                "crashed" if isinstance(error, BrokenProcessPool) else f"longer than {self.seconds} s"
-            )
+            row.failure = "crashed" if isinstance(error, BrokenProcessPool) else f"longer than {self.seconds} s"
             return row
 
 
@@ -211,9 +209,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="architectures or whole names, with commas")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--no-fuse", action="store_true", help="the ONNX frontend alone")
-    parser.add_argument(
-        "--no-compile", action="store_true", help="without mx.compile, which is slow on a CPU"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="without mx.compile, which is slow on a CPU")
     parser.add_argument("--bad", action="store_true", help="show only what disagrees or is not wholly fused")
     parser.add_argument("--seconds", type=int, default=120, help="limit for one model")
     parser.add_argument("--width", type=int, help="of the table, in characters")

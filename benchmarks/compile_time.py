@@ -152,9 +152,7 @@ class T5(nn.Module):
         self.positions = nn.Embedding(32, HEADS)
         self.encoder = [T5Attention() for _ in range(layers // 2)]
         self.decoder = [(T5Attention(), T5Attention()) for _ in range(layers // 2)]
-        self.feeds = [
-            (nn.Linear(HIDDEN, 128, bias=False), nn.Linear(128, HIDDEN, bias=False)) for _ in range(layers)
-        ]
+        self.feeds = [(nn.Linear(HIDDEN, 128, bias=False), nn.Linear(128, HIDDEN, bias=False)) for _ in range(layers)]
 
     def __call__(self, ids: mx.array, targets: mx.array) -> mx.array:
         place = mx.arange(ids.shape[1])
@@ -209,9 +207,7 @@ def measure(model: nn.Module, args: tuple[mx.array, ...]) -> dict[str, float]:
         total, report = whole(model, args)
         match, rewrite = report.seconds["match"], report.seconds["rewrite"]
         trace = total - match - rewrite - export
-        rows.append(
-            {"export": export, "trace": trace, "match": match, "rewrite": rewrite, "pass": total - export}
-        )
+        rows.append({"export": export, "trace": trace, "match": match, "rewrite": rewrite, "pass": total - export})
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     return {**medians, "nodes": report.nodes, "fused": report.counts["fused"]}
 
@@ -239,9 +235,7 @@ def main() -> None:
             times = (f"{row[step]:.3f} s" for step in ("export", "trace", "match", "rewrite", "pass"))
             per_node = f"{1e6 * row['pass'] / row['nodes']:.1f}"
             ratio = f"{row['pass'] / found[SHALLOW]['pass']:.1f}" if layers == DEEP else ""
-            table.add_row(
-                name, str(layers), f"{row['nodes']:.0f}", f"{row['fused']:.0f}", *times, per_node, ratio
-            )
+            table.add_row(name, str(layers), f"{row['nodes']:.0f}", f"{row['fused']:.0f}", *times, per_node, ratio)
     console.print(table)
     console.print(
         f"medians of {RUNS} runs; export: the bare mx.export_function; trace: what the tracer adds to it; "

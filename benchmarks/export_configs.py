@@ -16,9 +16,7 @@ class Recipe:
     model: str  # a class of transformers, or `diffusers.Class`
     truth: int  # counted by hand in the architecture's source
     family: str
-    inputs: dict[
-        str, str
-    ]  # name -> "kind size size ..."; a size is a number, a dimension's name or their sum
+    inputs: dict[str, str]  # name -> "kind size size ..."; a size is a number, a dimension's name or their sum
     outputs: tuple[str, ...]
     sets: Sets  # (label, dimension -> size); the first is the exporter's example
     options: dict[str, Any]
@@ -85,9 +83,7 @@ def encoder(name: str, model: str, truth: int = 2, note: str = "", **options: An
 def variant(recipe: Recipe, name: str, drop: str = "", **changes: Any) -> Recipe:
     """The same model used in another way: without some inputs, or only a part of it."""
     inputs = {key: spec for key, spec in recipe.inputs.items() if key not in drop.split()}
-    kept = tuple(
-        (label, dims) for label, dims in recipe.sets if "attention_mask" in inputs or label == "full"
-    )
+    kept = tuple((label, dims) for label, dims in recipe.sets if "attention_mask" in inputs or label == "full")
     if len(kept) == 1:
         kept = (("full", {key: size + 1 for key, size in kept[0][1].items()}), *kept)
     return replace(recipe, name=name, **{"inputs": inputs, "sets": kept} | changes)
@@ -117,19 +113,13 @@ ENCODERS = (
     encoder("electra", "ElectraModel", embedding_size=32),
     encoder("distilbert", "DistilBertModel", hidden_dim=128),
     encoder("mpnet", "MPNetModel", note="relative position bias, shared"),
-    encoder(
-        "mobilebert", "MobileBertModel", embedding_size=32, intra_bottleneck_size=32, true_hidden_size=32
-    ),
+    encoder("mobilebert", "MobileBertModel", embedding_size=32, intra_bottleneck_size=32, true_hidden_size=32),
     encoder("squeezebert", "SqueezeBertModel", embedding_size=64, note="transposed keys, BCHW layout"),
     encoder("roformer", "RoFormerModel", embedding_size=64, note="rotary"),
     encoder("esm", "EsmModel", position_embedding_type="rotary", mask_token_id=3, token_dropout=False),
     encoder("esm_absolute", "EsmModel", position_embedding_type="absolute", mask_token_id=3),
-    encoder(
-        "modernbert", "ModernBertModel", global_attn_every_n_layers=2, local_attention=4, note="window, full"
-    ),
-    encoder(
-        "deberta", "DebertaModel", relative_attention=True, pos_att_type=["c2p", "p2c"], note="c2p + p2c"
-    ),
+    encoder("modernbert", "ModernBertModel", global_attn_every_n_layers=2, local_attention=4, note="window, full"),
+    encoder("deberta", "DebertaModel", relative_attention=True, pos_att_type=["c2p", "p2c"], note="c2p + p2c"),
     encoder("deberta_plain", "DebertaModel", relative_attention=False),
     encoder(
         "deberta_v2",
@@ -149,9 +139,7 @@ ENCODERS = (
     encoder("ernie", "ErnieModel"),
     encoder("ibert", "IBertModel", pad_token_id=1, quant_mode=False),
     encoder("nystromformer", "NystromformerModel", note="as many landmarks as tokens", **SEGMENTS),
-    encoder(
-        "convbert", "ConvBertModel", head_ratio=2, conv_kernel_size=3, note="half the heads are convolutions"
-    ),
+    encoder("convbert", "ConvBertModel", head_ratio=2, conv_kernel_size=3, note="half the heads are convolutions"),
     encoder("layoutlm", "LayoutLMModel"),
     encoder("splinter", "SplinterModel"),
     encoder("bert_generation", "BertGenerationEncoder"),
@@ -184,9 +172,7 @@ ENCODERS = (
         hidden_size=96,
         note="text and layout scores are added; the last layer's layout is not used",
     ),
-    encoder(
-        "canine", "CanineModel", truth=4, local_transformer_stride=8, downsampling_rate=2, num_hash_buckets=64
-    ),
+    encoder("canine", "CanineModel", truth=4, local_transformer_stride=8, downsampling_rate=2, num_hash_buckets=64),
     encoder("tapas", "TapasModel"),
     encoder("yoso", "YosoModel", truth=0, use_expectation=True, note="no softmax"),
 )
@@ -208,21 +194,15 @@ ENCDECS = (
     encdec("blenderbot", "BlenderbotForConditionalGeneration"),
     encdec("blenderbot_small", "BlenderbotSmallForConditionalGeneration"),
     encdec("plbart", "PLBartForConditionalGeneration"),
-    encdec(
-        "fsmt", "FSMTForConditionalGeneration", src_vocab_size=128, tgt_vocab_size=128, langs=["en", "de"]
-    ),
-    encdec(
-        "prophetnet", "ProphetNetForConditionalGeneration", 8, "main and n-gram stream", ngram=2, **PROPHET
-    ),
+    encdec("fsmt", "FSMTForConditionalGeneration", src_vocab_size=128, tgt_vocab_size=128, langs=["en", "de"]),
+    encdec("prophetnet", "ProphetNetForConditionalGeneration", 8, "main and n-gram stream", ngram=2, **PROPHET),
     encdec("led", "LEDForConditionalGeneration", attention_window=4, max_encoder_position_embeddings=64),
     encdec("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", attention_type="original_full"),
     encdec("nllb_moe", "NllbMoeForConditionalGeneration", num_experts=4, expert_capacity=8),
     encdec("t5", "T5ForConditionalGeneration", **T5, note="relative bias, no scale"),
     encdec("mt5_gated", "MT5ForConditionalGeneration", **T5, feed_forward_proj="gated-gelu"),
     encdec("umt5", "UMT5ForConditionalGeneration", **T5),
-    encdec(
-        "longt5", "LongT5ForConditionalGeneration", **T5, local_radius=3, note="local blocks in the encoder"
-    ),
+    encdec("longt5", "LongT5ForConditionalGeneration", **T5, local_radius=3, note="local blocks in the encoder"),
     encdec(
         "switch",
         "SwitchTransformersForConditionalGeneration",
@@ -263,10 +243,7 @@ VARIANTS = (
             ("longt5", "encoder"),
         )
     ),
-    *(
-        variant(NAMED[name], f"{name}_past", **STEP)
-        for name in ("bart", "marian", "pegasus", "t5", "mt5_gated")
-    ),
+    *(variant(NAMED[name], f"{name}_past", **STEP) for name in ("bart", "marian", "pegasus", "t5", "mt5_gated")),
 )
 
 RECIPES = (*ENCODERS, *ENCDECS, *VARIANTS)

@@ -28,9 +28,7 @@ def past(name: str, model: str, heads: int = 2, size: int = 8, new: str = "seq",
     kinds = [f"{kind}_{layer}" for layer in layers for kind in ("key", "value")]
     inputs |= {f"past_{kind}": f"float batch {heads} past {size}" for kind in kinds}
     outputs = ("logits", *(f"present_{kind}" for kind in kinds))
-    sets = tuple(
-        (label, {n: v for n, v in dims.items() if n in ("batch", "past", new)}) for label, dims in PAST_SETS
-    )
+    sets = tuple((label, {n: v for n, v in dims.items() if n in ("batch", "past", new)}) for label, dims in PAST_SETS)
     note = "cache, one new token" if new == "1" else "cache, any number of new tokens"
     return Recipe(name, model, truth, "decoder_past", inputs, outputs, sets, merged(GROUPED, options), note)
 
@@ -44,9 +42,7 @@ LATENT = {
     "qk_rope_head_dim": 4,
     "num_key_value_heads": 8,
 }
-DEEPSEEK = (
-    EXPERTS | LATENT | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
-)
+DEEPSEEK = EXPERTS | LATENT | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
 LAYERS = ["sliding_attention", "full_attention"]
 
@@ -54,9 +50,7 @@ DECODERS = (
     decoder("gpt2", "GPT2LMHeadModel", **PLAIN),
     decoder("gpt2_scale_layer", "GPT2LMHeadModel", **PLAIN, scale_attn_by_inverse_layer_idx=True),
     decoder("gpt2_reorder_upcast", "GPT2LMHeadModel", **PLAIN, reorder_and_upcast_attn=True),
-    decoder(
-        "gpt_neo", "GPTNeoForCausalLM", **PLAIN, attention_types=[[["global", "local"], 1]], window_size=4
-    ),
+    decoder("gpt_neo", "GPTNeoForCausalLM", **PLAIN, attention_types=[[["global", "local"], 1]], window_size=4),
     decoder("gptj", "GPTJForCausalLM", **PLAIN, rotary_dim=8),
     decoder("codegen", "CodeGenForCausalLM", **PLAIN, rotary_dim=8),
     decoder("gpt_neox", "GPTNeoXForCausalLM", **PLAIN),
@@ -111,9 +105,7 @@ DECODERS = (
     decoder("seed_oss", "SeedOssForCausalLM", head_dim=8),
     decoder("hunyuan_dense", "HunYuanDenseV1ForCausalLM", head_dim=8),
     decoder("bitnet", "BitNetForCausalLM"),
-    decoder(
-        "gpt_oss", "GptOssForCausalLM", **EXPERTS, head_dim=8, sliding_window=4, note="sinks; window, full"
-    ),
+    decoder("gpt_oss", "GptOssForCausalLM", **EXPERTS, head_dim=8, sliding_window=4, note="sinks; window, full"),
     decoder("deepseek_v2", "DeepseekV2ForCausalLM", **DEEPSEEK, v_head_dim=12, note="MLA"),
     decoder("deepseek_v3", "DeepseekV3ForCausalLM", **DEEPSEEK, v_head_dim=12, note="MLA: qk 12, v 12"),
     decoder("deepseek_v3_dv", "DeepseekV3ForCausalLM", **DEEPSEEK, v_head_dim=8, note="MLA: qk 12, v 8"),
@@ -131,9 +123,7 @@ DECODERS = (
         sets=TEXT_SETS[:3],
     ),
     decoder("moshi", "MoshiForCausalLM", head_dim=8, ffn_dim=128),
-    decoder(
-        "modernbert_decoder", "ModernBertDecoderForCausalLM", **PLAIN, local_attention=4, layer_types=LAYERS
-    ),
+    decoder("modernbert_decoder", "ModernBertDecoderForCausalLM", **PLAIN, local_attention=4, layer_types=LAYERS),
     decoder(
         "lfm2",
         "Lfm2ForCausalLM",
@@ -147,9 +137,7 @@ DECODERS = (
     decoder("jetmoe", "JetMoeForCausalLM", **EXPERTS, kv_channels=8),
     decoder("trocr", "TrOCRForCausalLM", **PLAIN, d_model=64, decoder_layers=2, decoder_attention_heads=4),
     decoder("minimax_m2", "MiniMaxM2ForCausalLM", **EXPERTS, head_dim=8),
-    decoder(
-        "bart_decoder", "BartForCausalLM", **PLAIN, d_model=64, decoder_layers=2, decoder_attention_heads=4
-    ),
+    decoder("bart_decoder", "BartForCausalLM", **PLAIN, d_model=64, decoder_layers=2, decoder_attention_heads=4),
     past("llama_past", "LlamaForCausalLM"),
     past("llama_decode1", "LlamaForCausalLM", new="1"),
     past("gpt2_past", "GPT2LMHeadModel", 4, 16, **PLAIN),
@@ -210,9 +198,7 @@ MORE = (
     decoder("qwen3_5", "Qwen3_5ForCausalLM", truth=1, layer_types=HYBRID),
     decoder("solar_open", "SolarOpenForCausalLM", **EXPERTS),
     decoder("youtu", "YoutuForCausalLM", **DEEPSEEK, v_head_dim=8),
-    decoder(
-        "big_bird_decoder", "BigBirdForCausalLM", attention_type="original_full", is_decoder=True, **PLAIN
-    ),
+    decoder("big_bird_decoder", "BigBirdForCausalLM", attention_type="original_full", is_decoder=True, **PLAIN),
     decoder("jamba", "JambaForCausalLM", truth=1, **EXPERTS, attn_layer_offset=1, attn_layer_period=2),
     decoder("bamba", "BambaForCausalLM", truth=1, attn_layer_indices=[1]),
     decoder("falcon_h1", "FalconH1ForCausalLM"),

@@ -30,9 +30,7 @@ def vision(
 def pyramid(name: str, model: str, truth: int, note: str = "", **options: Any) -> Recipe:
     """A vision model that has no width for all its stages; any image size that is a multiple of 32."""
     inputs = {"pixel_values": "float batch 3 height width"}
-    sets = tuple(
-        ("full", {"batch": b, "height": h, "width": w}) for b, h, w in ((2, 64, 96), (1, 96, 64), (3, 64, 64))
-    )
+    sets = tuple(("full", {"batch": b, "height": h, "width": w}) for b, h, w in ((2, 64, 96), (1, 96, 64), (3, 64, 64)))
     return Recipe(name, model, truth, "vision", inputs, HIDDEN, sets, options, note)
 
 
@@ -96,9 +94,7 @@ VISION = (
     vision("vit", "ViTModel"),
     vision("deit", "DeiTModel"),
     vision("beit", "BeitModel", use_relative_position_bias=True, note="relative position bias"),
-    vision(
-        "beit_shared", "BeitModel", use_shared_relative_position_bias=True, note="one bias for all layers"
-    ),
+    vision("beit_shared", "BeitModel", use_shared_relative_position_bias=True, note="one bias for all layers"),
     vision("data2vec_vision", "Data2VecVisionModel", use_relative_position_bias=True),
     vision("dinov2", "Dinov2Model"),
     vision("dinov2_registers", "Dinov2WithRegistersModel"),
@@ -115,13 +111,9 @@ VISION = (
         window_block_indices=[0],
     ),
     vision("clip_vision", "CLIPVisionModel"),
-    vision(
-        "siglip_vision", "SiglipVisionModel", 3, "2 layers and a pooling head", out=(*HIDDEN, "pooler_output")
-    ),
+    vision("siglip_vision", "SiglipVisionModel", 3, "2 layers and a pooling head", out=(*HIDDEN, "pooler_output")),
     vision("blip_vision", "BlipVisionModel", note="packed qkv"),
-    vision(
-        "aimv2_vision", "Aimv2VisionModel", 3, "2 layers and a pooling head", out=(*HIDDEN, "pooler_output")
-    ),
+    vision("aimv2_vision", "Aimv2VisionModel", 3, "2 layers and a pooling head", out=(*HIDDEN, "pooler_output")),
     vision("pixtral_vision", "PixtralVisionModel", head_dim=16),
     vision("dpt", "DPTModel", backbone_out_indices=[0, 0, 1, 1]),
     vision(
@@ -199,9 +191,7 @@ VISION = (
     detector("detr", "DetrForObjectDetection", note="2 enc + 2 self + 2 cross"),
     detector("table_transformer", "TableTransformerForObjectDetection"),
     detector("conditional_detr", "ConditionalDetrForObjectDetection"),
-    detector(
-        "deformable_detr", "DeformableDetrForObjectDetection", 2, "only the decoder's self attention is dense"
-    ),
+    detector("deformable_detr", "DeformableDetrForObjectDetection", 2, "only the decoder's self attention is dense"),
 )
 
 MEL: Sets = tuple(("full", {"batch": b, "time": t}) for b, t in ((2, 24), (1, 40), (3, 16)))

@@ -28,9 +28,7 @@ MIXED = (
     custom("clip_full", "CLIPModel", 4, "pair", PAIR, SCORES, PAIR_SETS, **BOTH_CLIP),
     custom("clip_text", "CLIPTextModel", 2, "encoder", TEXT, sets=TEXT_SETS, **CLIP_TEXT),
     custom("siglip_text", "SiglipTextModel", 2, "encoder", TEXT, sets=TEXT_SETS, **SMALL),
-    custom(
-        "siglip_full", "SiglipModel", 5, "pair", PAIR, SCORES, PAIR_SETS, text_config=SMALL, vision_config=VIT
-    ),
+    custom("siglip_full", "SiglipModel", 5, "pair", PAIR, SCORES, PAIR_SETS, text_config=SMALL, vision_config=VIT),
     custom("chinese_clip", "ChineseCLIPModel", 4, "pair", PAIR, SCORES, PAIR_SETS, **BOTH_CLIP),
     custom("altclip", "AltCLIPModel", 4, "pair", PAIR, SCORES, PAIR_SETS, **BOTH_CLIP),
     custom("owlvit_text", "OwlViTTextModel", 2, "encoder", TEXT, sets=TEXT_SETS, **SMALL),
@@ -380,6 +378,4 @@ DIFFUSION = (
 )
 
 RECIPES = (*MIXED, *DIFFUSION)
-HALF = (
-    "bert gpt2 llama llama_past gemma2 gpt_oss t5 whisper vit swin clip_text unet2d_cond distilbert mpt qwen3"
-)
+HALF = "bert gpt2 llama llama_past gemma2 gpt_oss t5 whisper vit swin clip_text unet2d_cond distilbert mpt qwen3"

@@ -45,9 +45,7 @@ NEWER = (
     vision("sam3_vit", "Sam3ViTModel", window_size=2, global_attn_indexes=[1]),
     custom("videomae", "VideoMAEModel", 2, "vision", VIDEO, **CLIP, note="videos"),
     custom("vivit", "VivitModel", 2, "vision", VIDEO, **CLIP | {"tubelet_size": [2, 8, 8]}, note="videos"),
-    custom(
-        "timesformer", "TimesformerModel", 4, "vision", VIDEO, **VIT, num_frames=4, note="time, then space"
-    ),
+    custom("timesformer", "TimesformerModel", 4, "vision", VIDEO, **VIT, num_frames=4, note="time, then space"),
     custom(
         "siglip2_vision",
         "Siglip2VisionModel",
@@ -70,10 +68,7 @@ NEWER = (
         2,
         "series",
         {"past_values": "float batch 32", "past_values_padding": "zeros batch 32", "freq": "int3 batch 1"},
-        **{
-            k: SMALL[k]
-            for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        },
+        **{k: SMALL[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
         head_dim=16,
         patch_length=8,
         context_length=32,
@@ -142,8 +137,7 @@ DIFFUSION = (
         "cogview4",
         "CogView4Transformer2DModel",
         2,
-        NOISY
-        | {"original_size": "unit batch 2", "target_size": "unit batch 2", "crop_coords": "unit batch 2"},
+        NOISY | {"original_size": "unit batch 2", "target_size": "unit batch 2", "crop_coords": "unit batch 2"},
         HEADS
         | {
             "in_channels": 4,
@@ -194,8 +188,7 @@ DIFFUSION = (
         "QwenImageTransformer2DModel",
         2,
         TOKENS | {"encoder_hidden_states_mask": "ones batch text", "timestep": "unit batch"},
-        HEADS
-        | {"in_channels": 16, "out_channels": 4, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)},
+        HEADS | {"in_channels": 16, "out_channels": 4, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)},
         attns=SDPA,
         fixed={"img_shapes": [(1, 4, 4)]},
     ),

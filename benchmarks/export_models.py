@@ -48,9 +48,7 @@ TABLES = ("", "_decoders", "_media", "_mixed", "_more")
 SINGLE: list[Recipe] = [r for t in TABLES for r in importlib.import_module(f"export_configs{t}").RECIPES]
 # no rows that are masked wholly: ONNX Runtime adds in float32, where float16's smallest swallows no score
 HALF = [
-    replace(
-        r, name=f"{r.name}_fp16", half=True, sets=tuple(s for s in r.sets if not s[0].startswith("leftpad"))
-    )
+    replace(r, name=f"{r.name}_fp16", half=True, sets=tuple(s for s in r.sets if not s[0].startswith("leftpad")))
     for r in SINGLE
     if r.name in HALVED.split()
 ]
@@ -278,9 +276,7 @@ def one(recipe: Recipe, attn: str, exporter: str, model: torch.nn.Module, out: P
         note = export(recipe, model, exporter, draft / "model.onnx")
         nodes = clean(draft / "model.onnx")
         stored, described, refused = run_sets(recipe, draft / "model.onnx")
-        inputs = [
-            key.split("/", 2)[2] for key in stored if key.startswith(f"{next(iter(stored), '')[:5]}in/")
-        ]
+        inputs = [key.split("/", 2)[2] for key in stored if key.startswith(f"{next(iter(stored), '')[:5]}in/")]
         if not described:
             raise RuntimeError("ONNX Runtime runs no set: " + refused[0])
         np.savez(draft / "io.npz", **stored)  # type: ignore[arg-type]

@@ -32,10 +32,7 @@ def main(arguments: list[str]) -> int:
             reasons[outcome.why if "--verbose" in flags else outcome.why[:110]].append(name)
     for why, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         print(f"refused {len(names):4}  {why}   e.g. {names[0]}")
-    print(
-        f"{counts.total()} cases: "
-        + ", ".join(f"{counts[key]} {key}" for key in ("passed", "refused", "failed"))
-    )
+    print(f"{counts.total()} cases: " + ", ".join(f"{counts[key]} {key}" for key in ("passed", "refused", "failed")))
     return 1 if counts["failed"] else 0
 
 

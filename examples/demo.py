@@ -61,9 +61,7 @@ def exports(out: Console) -> list[str]:
         for inputs, expected in sets:
             got = model(**inputs)
             seconds += sum(model.report.seconds.values())
-            error = max(
-                [error, *(difference(expected[name], np.asarray(array)) for name, array in got.items())]
-            )
+            error = max([error, *(difference(expected[name], np.asarray(array)) for name, array in got.items())])
         report = reports[folder.name] = model.report
         if error > TOLERANCE:
             problems.append(f"{folder.name}: differs by {error:.1e} from ONNX Runtime")
@@ -162,9 +160,7 @@ def decoder(out: Console) -> list[str]:
     faster = times["as written"] / times["fuser"]
     worst = max((check.error for check in verification.outputs), default=0.0)
     if gpu:
-        out.print(
-            f"{faster:.1f} times as fast, peak memory {smaller:.1f} times smaller, max error {worst:.1e}"
-        )
+        out.print(f"{faster:.1f} times as fast, peak memory {smaller:.1f} times smaller, max error {worst:.1e}")
     else:
         out.print(
             f"{faster:.2f} times as fast, max error {worst:.1e}. MLX has no fused kernel for CPUs: the call "

@@ -12,14 +12,16 @@ import mlx.core as mx
 from fuser.errors import TraceError
 from fuser.frontends.marks import Mark, collect, mark
 from fuser.frontends.modules import named_calls
-from fuser.ir.graph import KERNEL, Graph, Node, Value
+from fuser.ir.graph import KERNEL, Graph, Value
 from fuser.ir.types import TensorType
 
 # tracing swaps functions of MLX and of modules for its own: one trace at a time
 _lock = threading.RLock()
 
 
-def trace(fn: Callable[[Sequence[mx.array]], Sequence[mx.array]], inputs: Sequence[mx.array], owner: Any = None) -> Graph:
+def trace(
+    fn: Callable[[Sequence[mx.array]], Sequence[mx.array]], inputs: Sequence[mx.array], owner: Any = None
+) -> Graph:
     """The graph of `fn(inputs)`, a function from arrays to arrays.
 
     `inputs` give shapes and dtypes; their values are not read. Arrays that `fn` captures become constants of the graph,
@@ -132,7 +134,9 @@ def _build(records: Sequence[dict[str, Any]], count: int, marks: Sequence[Mark])
     pieces = _pieces(marks, results[count:])
     scopes = _scopes(parsed, pieces)
     for op, operands, arguments, names, types in parsed:
-        made = graph.add(op, [values[name] for name in operands], *arguments, scope=scopes.get(names[0], ""), outputs=types)
+        made = graph.add(
+            op, [values[name] for name in operands], *arguments, scope=scopes.get(names[0], ""), outputs=types
+        )
         values.update((name, Value(made.node, index)) for index, name in enumerate(names))
     graph.outputs = [values[name] for name in results[:count]]
     for piece, inputs, outputs in pieces:
@@ -186,4 +190,3 @@ def _scopes(
 
 def _frozen(argument: Any) -> Any:
     return tuple(map(_frozen, argument)) if isinstance(argument, list | tuple) else argument
-

@@ -35,7 +35,6 @@ from fuser.frontends.onnx_types import (
 )
 from fuser.frontends.onnx_weights import Weights
 
-
 _STRAYS = {"SimplifiedLayerNormalization"}
 
 
@@ -47,11 +46,7 @@ class ValueInfo(NamedTuple):
     shape: tuple[int | str | None, ...] | None
 
     def __str__(self) -> str:
-        shape = (
-            "[...]"
-            if self.shape is None
-            else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
-        )
+        shape = "[...]" if self.shape is None else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
         return f"{self.name}: {mlx_name(self.dtype)}{shape}"
 
 
@@ -62,9 +57,7 @@ class OnnxProgram:
     those raises `TraceError` can be made again with it given as a NumPy array, as a constant.
     """
 
-    def __init__(
-        self, name: str, graph: Graph, inputs: tuple[ValueInfo, ...], outputs: tuple[ValueInfo, ...]
-    ) -> None:
+    def __init__(self, name: str, graph: Graph, inputs: tuple[ValueInfo, ...], outputs: tuple[ValueInfo, ...]) -> None:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
@@ -87,9 +80,7 @@ class OnnxProgram:
                 given[name] = np.asarray(value)
         interpreter = Interpreter(self._pool)
         outputs = interpreter.run(self._graph, given)
-        return {
-            info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)
-        }
+        return {info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)}
 
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, mx.array]:
         """Arguments for a call, from NumPy or MLX arrays; names, types and shapes are checked first.
@@ -105,9 +96,7 @@ class OnnxProgram:
             result[info.name] = array
         for name in inputs:
             if name not in result:  # an initializer that may be given instead
-                result[name] = (
-                    inputs[name] if isinstance(inputs[name], mx.array) else _plain(to_mlx(inputs[name]))
-                )
+                result[name] = inputs[name] if isinstance(inputs[name], mx.array) else _plain(to_mlx(inputs[name]))
         return result
 
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
@@ -159,9 +148,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
         model = onnx.load(file, format="protobuf", load_external_data=False)
     _bring_home(model)
     _check(model, None if folder is None else Path(os.fspath(path)))
-    opsets = {
-        "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import
-    }
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     functions = {
         ("" if item.domain == "ai.onnx" else item.domain, item.name, getattr(item, "overload", "")): item
         for item in model.functions
@@ -171,7 +158,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     inputs = tuple(_info(value) for value in model.graph.input if value.name not in initialized)
     outputs = tuple(_info(value) for value in model.graph.output)
     graph = builder.graph(model.graph)
-    return OnnxProgram(model.graph.name or stem, graph, inputs, outputs)
+    return OnnxProgram(stem or model.graph.name, graph, inputs, outputs)
 
 
 def _strays(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -213,16 +200,12 @@ def _check(model: onnx.ModelProto, file: Path | None) -> None:
 
 
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    stripped = onnx.GraphProto(
-        name=graph.name, node=graph.node, output=graph.output, value_info=graph.value_info
-    )
+    stripped = onnx.GraphProto(name=graph.name, node=graph.node, output=graph.output, value_info=graph.value_info)
     stripped.input.extend(graph.input)
     known = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name not in known:
-            stripped.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
+            stripped.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return stripped
 
 
@@ -240,8 +223,7 @@ def _info(value: onnx.ValueInfoProto) -> ValueInfo:
     shape: tuple[int | str | None, ...] | None = None
     if tensor.HasField("shape"):
         shape = tuple(
-            int(dim.dim_value) if dim.HasField("dim_value") else (dim.dim_param or None)
-            for dim in tensor.shape.dim
+            int(dim.dim_value) if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
         )
         if any(isinstance(dim, int) and dim < 0 for dim in shape):
             raise InvalidModelError(f"{value.name!r} has a negative dimension: {list(shape)}")
@@ -284,9 +266,7 @@ def _check_shape(info: ValueInfo, shape: tuple[int, ...], sizes: dict[str, tuple
         )
     for axis, (declared, size) in enumerate(zip(info.shape, shape, strict=True)):
         if isinstance(declared, int) and declared != size:
-            raise InvalidInputError(
-                f"input {info.name!r} must be {info}, but axis {axis} of {list(shape)} is {size}"
-            )
+            raise InvalidInputError(f"input {info.name!r} must be {info}, but axis {axis} of {list(shape)} is {size}")
         if isinstance(declared, str):
             known, where = sizes.setdefault(declared, (size, info.name))
             if known != size:

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto, helper
 
 from fuser.errors import InvalidModelError, UnsupportedOperatorError
-from fuser.frontends.onnx_ops.registry import Operator, find
 from fuser.frontends.onnx_ops.refused import reason
+from fuser.frontends.onnx_ops.registry import Operator, find
 from fuser.frontends.onnx_ops.shape import constant_value
 from fuser.frontends.onnx_types import NUMPY_TYPES, Host, Value
 from fuser.frontends.onnx_weights import Weights
@@ -63,9 +63,7 @@ class Graph:
 
 def node_name(node: NodeProto) -> str:
     """A name for a report: the node's own, with the module path where torch's exporter wrote one."""
-    name = node.name or next(
-        (f"{node.op_type}_of_{output}" for output in node.output if output), node.op_type
-    )
+    name = node.name or next((f"{node.op_type}_of_{output}" for output in node.output if output), node.op_type)
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
     if scopes:
         try:
@@ -96,9 +94,7 @@ class Builder:
             raise UnsupportedOperatorError(f"operators that fuser does not have: {listed}")
         return graph
 
-    def _graph(
-        self, proto: GraphProto, context: _Context, outer_fixed: frozenset[str] = frozenset()
-    ) -> Graph:
+    def _graph(self, proto: GraphProto, context: _Context, outer_fixed: frozenset[str] = frozenset()) -> Graph:
         constants: dict[str, Value] = {
             tensor.name: self._constant(self.weights.read(tensor)) for tensor in proto.initializer
         }
@@ -132,9 +128,7 @@ class Builder:
         for node in nodes:
             self.steps += 1
             if self.steps > MAX_STEPS:
-                raise InvalidModelError(
-                    f"the model has more than {MAX_STEPS:,} nodes with its functions written out"
-                )
+                raise InvalidModelError(f"the model has more than {MAX_STEPS:,} nodes with its functions written out")
             step = self._step(node, context, frozenset(fixed) if _has_graphs(node) else frozenset())
             if step is None:
                 continue
@@ -196,15 +190,11 @@ class Builder:
             for attribute in proto.attribute_proto
         }
         attributes.update(given)
-        opsets = {
-            "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in proto.opset_import
-        }
+        opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in proto.opset_import}
         inner = _Context(opsets, attributes, f"{name}/", (*context.within, key))
         return self._body(proto.node, tuple(proto.input), tuple(proto.output), {}, inner, frozenset(), {})
 
-    def _attribute(
-        self, proto: AttributeProto, context: _Context, node: str, fixed: frozenset[str]
-    ) -> tuple[str, Any]:
+    def _attribute(self, proto: AttributeProto, context: _Context, node: str, fixed: frozenset[str]) -> tuple[str, Any]:
         if proto.ref_attr_name:
             return proto.name, context.attributes.get(proto.ref_attr_name)
         kind = proto.type

@@ -67,9 +67,7 @@ class Interpreter:
     def __init__(self, pool: Pool) -> None:
         self._pool = Pool(pool)
 
-    def run(
-        self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None
-    ) -> list[Value]:
+    def run(self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None) -> list[Value]:
         """The outputs of `graph` for the inputs given by name."""
         scope = Scope(outer)
         scope.update(graph.constants)
@@ -110,13 +108,9 @@ class Interpreter:
             raise
         except RecursionError:
             raise InvalidModelError(f"{where}: graphs are nested too deeply") from None
-        except (
-            Exception
-        ) as error:  # whatever MLX or NumPy say about shapes and types, the node is where it is wrong
+        except Exception as error:  # whatever MLX or NumPy say about shapes and types, the node is where it is wrong
             line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InvalidModelError(
-                f"{where}: {line}; inputs: {', '.join(map(_describe, inputs))}"
-            ) from error
+            raise InvalidModelError(f"{where}: {line}; inputs: {', '.join(map(_describe, inputs))}") from error
         for output in outputs:
             if isinstance(output, mx.array) and output.nbytes > _ARRAY_BYTES:
                 raise InvalidModelError(f"{where}: its output of shape {list(output.shape)} is too large")
@@ -156,9 +150,7 @@ class Interpreter:
         mark(step.name, _arrays(inputs), _arrays(outputs))
         return outputs
 
-    def _on_host(
-        self, operator: Operator, call: Call, inputs: list[Value | None]
-    ) -> tuple[Value | None, ...]:
+    def _on_host(self, operator: Operator, call: Call, inputs: list[Value | None]) -> tuple[Value | None, ...]:
         function = host_function(operator)
         sizes = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and any(value.strides)]
         if function is not None and sum(sizes) <= _HOST_BYTES and not _blows_up(operator.name, inputs):
@@ -170,9 +162,7 @@ class Interpreter:
                 return outputs
             return tuple(to_host(item) if isinstance(item, mx.array | Narrow) else item for item in outputs)
 
-    def _on_arrays(
-        self, operator: Operator, call: Call, inputs: list[Value | None]
-    ) -> tuple[Value | None, ...]:
+    def _on_arrays(self, operator: Operator, call: Call, inputs: list[Value | None]) -> tuple[Value | None, ...]:
         arguments: list[Any] = []
         narrow: int | None = None
         for position, value in enumerate(inputs):
@@ -201,11 +191,7 @@ def _blows_up(name: str, inputs: Iterable[Value | None]) -> bool:
     if name in {"Concat", "Reshape", "Gather", "Slice", "Transpose", "Unsqueeze", "Squeeze"}:
         return False
     shapes = [value.shape for value in inputs if isinstance(value, np.ndarray)]
-    return (
-        math.prod(max(sizes) for sizes in zip(*_padded(shapes), strict=True)) * 8 > _HOST_BYTES
-        if shapes
-        else False
-    )
+    return math.prod(max(sizes) for sizes in zip(*_padded(shapes), strict=True)) * 8 > _HOST_BYTES if shapes else False
 
 
 def _padded(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -28,9 +28,9 @@ class Weights:
         """The values of a tensor as a NumPy array; nothing is allocated before the sizes are checked."""
         name = tensor.name or "constant"
         if tensor.data_type == TensorProto.STRING:
-            return np.array(
-                [item.decode("utf-8", "replace") for item in tensor.string_data], dtype=object
-            ).reshape(tuple(tensor.dims))
+            return np.array([item.decode("utf-8", "replace") for item in tensor.string_data], dtype=object).reshape(
+                tuple(tensor.dims)
+            )
         if tensor.data_type not in NUMPY_TYPES:
             raise UnsupportedOperatorError(
                 f"tensor {name!r}: MLX has no arrays of ONNX type {type_name(tensor.data_type)}"
@@ -85,9 +85,7 @@ class Weights:
         """The file that `location` names, which must be in the model's folder after all links are followed."""
         where = f"tensor {name!r}: external data {location!r}"
         if self._folder is None:
-            raise InvalidModelError(
-                f"{where}: a model given as an object has no folder; load it from its file"
-            )
+            raise InvalidModelError(f"{where}: a model given as an object has no folder; load it from its file")
         if not location or Path(location).is_absolute() or ".." in Path(location).parts or "\0" in location:
             raise InvalidModelError(f"{where} is not a file name inside the model's folder")
         folder = self._folder.resolve()

@@ -47,7 +47,9 @@ def _collect(tree: Any, found: list[Slot], seen: set[int]) -> None:
 
 
 @contextmanager
-def swapped(trees: Sequence[Any], places: Sequence[Slot], arrays: Sequence[mx.array]) -> Iterator[Callable[[], list[Slot]]]:
+def swapped(
+    trees: Sequence[Any], places: Sequence[Slot], arrays: Sequence[mx.array]
+) -> Iterator[Callable[[], list[Slot]]]:
     """Inside the `with` block the `places` of `trees` hold `arrays`; after it, all is as before.
 
     Yields a function that tells which places the program has changed since.

@@ -95,4 +95,6 @@ def names(spec: Spec) -> list[str]:
     if spec.kind == STATIC:
         return []
     keys = spec.keys or range(len(spec.children))
-    return [f"{key}.{rest}".rstrip(".") for key, child in zip(keys, spec.children, strict=True) for rest in names(child)]
+    return [
+        f"{key}.{rest}".rstrip(".") for key, child in zip(keys, spec.children, strict=True) for rest in names(child)
+    ]

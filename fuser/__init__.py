@@ -1,7 +1,13 @@
 """Fuses attention in MLX programs and ONNX models: `fuser.optimize(fn)`, `fuser.load_onnx(path)`."""
 
 from fuser.api import explain, optimize, trace, verify
-from fuser.errors import FuserError, InvalidInputError, InvalidModelError, TraceError, UnsupportedOperatorError
+from fuser.errors import (
+    FuserError,
+    InvalidInputError,
+    InvalidModelError,
+    TraceError,
+    UnsupportedOperatorError,
+)
 from fuser.fusion import fuse
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.types import TensorType

@@ -35,8 +35,8 @@ def optimize(
     captured state as `mx.compile` takes it: lists or dictionaries of arrays that `fn` reads or updates. The arrays of
     modules that `fn` is, or captures, are such state without being named.
 
-    With `fuse=False` the program is traced and replayed only, bit for bit. What cannot be traced runs as it is; `report`
-    of the result says so, as it says for every softmax whether it was fused, and why not.
+    With `fuse=False` the program is traced and replayed only, bit for bit. What cannot be traced runs as it is;
+    `report` of the result says so, as it says for every softmax whether it was fused, and why not.
     """
     if fn is None:
         return lambda fn: Optimized(_plain(fn), inputs, outputs, fuse=fuse)

@@ -36,9 +36,7 @@ An .npz file carries arrays under the names of the model's inputs or outputs, or
 """
 
 _model = click.argument("model", metavar="MODEL")
-_dims = click.option(
-    "--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension."
-)
+_dims = click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension.")
 _inputs = click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
 
 
@@ -57,9 +55,7 @@ def main(traceback: bool) -> None:
 @_model
 @_dims
 @_inputs
-@click.option(
-    "--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that."
-)
+@click.option("--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that.")
 def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None) -> None:
     """Say of every softmax in MODEL whether it is fused, and why not.
 
@@ -84,9 +80,7 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
 @main.command()
 @_model
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
-@click.option(
-    "--outputs", "to", type=click.Path(path_type=Path), metavar="OUT.npz", required=True, help="The outputs."
-)
+@click.option("--outputs", "to", type=click.Path(path_type=Path), metavar="OUT.npz", required=True, help="The outputs.")
 @click.option("--no-fuse", is_flag=True, help="Run the program as it is.")
 def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
     """Run MODEL, its attentions fused, and write its outputs.
@@ -117,13 +111,9 @@ def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
 @_model
 @_dims
 @_inputs
-@click.option(
-    "--rtol", type=click.FloatRange(min=0), help="Tolerance, relative to the largest value; else by dtype."
-)
+@click.option("--rtol", type=click.FloatRange(min=0), help="Tolerance, relative to the largest value; else by dtype.")
 @click.pass_context
-def verify(
-    context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None
-) -> None:
+def verify(context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None) -> None:
     """Run MODEL fused and unfused, and compare; exit status 1 when the answers differ.
 
     Compares each output, and each fused attention on the same inputs.

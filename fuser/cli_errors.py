@@ -51,9 +51,7 @@ class Commands(click.Group):
                 raise
             if isinstance(error, FuserError):
                 raise Problem(str(error)) from error
-            raise Problem(
-                f"{described(error)} (mlx-fuser --traceback {ctx.invoked_subcommand} shows where)"
-            ) from error
+            raise Problem(f"{described(error)} (mlx-fuser --traceback {ctx.invoked_subcommand} shows where)") from error
 
 
 def described(error: BaseException) -> str:

@@ -23,21 +23,18 @@ Array = NDArray[Any] | mx.array
 def read(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name."""
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise Problem(
-                f"'{path}' holds one array without a name: save it with numpy.savez(path, name=array)"
-            )
-        with file:
-            return {name: _numbers(path, name, file[name]) for name in file.files}
+        with path.open("rb") as stream:  # opened here, as NumPy leaves it open when it is no archive
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise Problem(f"'{path}' holds one array without a name: save numpy.savez(path, name=array)")
+            with file:
+                return {name: _numbers(path, name, file[name]) for name in file.files}
     except FileNotFoundError:
         raise Problem(f"no such file: '{path}'") from None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise Problem(f"cannot read '{path}': {error.strerror}") from error
-        raise Problem(
-            f"'{path}' is no .npz file of plain arrays, or it is truncated: {described(error)}"
-        ) from error
+        raise Problem(f"'{path}' is no .npz file of plain arrays, or it is truncated: {described(error)}") from error
 
 
 def _numbers(path: Path, name: str, array: NDArray[Any]) -> Array:

@@ -85,11 +85,7 @@ def _sizes(
 def _parts(inputs: Sequence[ValueInfo], names: Mapping[str, Any]) -> list[str]:
     """What a total length is the sum of: the cached tokens and the new ones."""
     past = [name for name in names if "past" in name.lower() and not SUM.fullmatch(name)][:1]
-    ids = [
-        info
-        for info in inputs
-        if info.dtype in INTEGERS and "mask" not in info.name and len(info.shape or ()) == 2
-    ]
+    ids = [info for info in inputs if info.dtype in INTEGERS and "mask" not in info.name and len(info.shape or ()) == 2]
     return past + [str(dim) for info in ids[:1] for dim in _named(info)[1:]] or ["sequence"]
 
 

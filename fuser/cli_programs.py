@@ -102,9 +102,7 @@ def _bound(name: str, fn: Callable[..., Any], arrays: Mapping[str, Array]) -> Ar
     takes = f"it takes {', '.join(each.name for each in named)}" if named else "it takes none"
     missing = [each.name for each in named if each.default is each.empty and each.name not in arrays]
     if missing:
-        raise Problem(
-            f"{name} needs {', '.join(map(repr, missing))}: give --inputs with arrays of these names"
-        )
+        raise Problem(f"{name} needs {', '.join(map(repr, missing))}: give --inputs with arrays of these names")
     unknown = sorted(set(arrays) - {each.name for each in named})
     if unknown and all(each.kind != inspect.Parameter.VAR_KEYWORD for each in parameters):
         raise Problem(f"{name} has no parameter {', '.join(map(repr, unknown))}; {takes}")

@@ -51,7 +51,9 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") 
         entries[region.softmax.node] = replace(entry, q=q, k=k, v=v)
     graph.prune()
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
-    report = Report(tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds)
+    report = Report(
+        tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds
+    )
     return Fused(graph, report, relied)
 
 

@@ -13,8 +13,8 @@ def relayout(
 ) -> Value:
     """`value`, whose dimensions mean `dims`, with the dimensions `target`.
 
-    An axis of `target` over which `value` does not vary becomes size 1 where its whole dimension is such; where others of
-    the dimension do vary, or `full` says so for the dimension, the value is repeated along it.
+    An axis of `target` over which `value` does not vary becomes size 1 where its whole dimension is such; where others
+    of the dimension do vary, or `full` says so for the dimension, the value is repeated along it.
     """
     dims, target = resolve(dims), resolve(target)
     own = axes_of(dims)
@@ -31,7 +31,11 @@ def relayout(
     else:
         value = _reshape(graph, value, [axis.size for axis in own], scope)
         value = _transpose(graph, value, [own.index(axis) for axis in wanted], scope)
-        sizes = [axis.size if axis in own else 1 for dim, e in zip(target, expand, strict=True) for axis in (dim if e else ())]
+        sizes = [
+            axis.size if axis in own else 1
+            for dim, e in zip(target, expand, strict=True)
+            for axis in (dim if e else ())
+        ]
         value = _reshape(graph, value, sizes, scope) if any(expand) else value
     spread = [tuple(dim) if e else () for dim, e in zip(target, expand, strict=True)]
     if any(axis not in own for dim in spread for axis in dim):

@@ -55,4 +55,3 @@ def load_onnx(path: str | os.PathLike[str], *, fuse: bool = True) -> Model:
     fuser does not have.
     """
     return Model(load(path), fuse=fuse)
-

@@ -215,4 +215,3 @@ def name_of(fn: Any) -> str:
     if isinstance(fn, functools.partial):
         return name_of(fn.func)
     return getattr(fn, "__qualname__", None) or getattr(fn, "name", None) or type(fn).__name__
-

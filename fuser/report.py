@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from fuser.ir.types import TensorType
@@ -44,7 +44,7 @@ class Region:
 
     def to_dict(self) -> dict[str, Any]:
         """The region as JSON types; arrays as `{"shape": [...], "dtype": "float32"}`."""
-        entry = asdict(self)
+        entry = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in ("q", "k", "v"):
             type = getattr(self, name)
             entry[name] = type and {"shape": list(type.shape), "dtype": str(type.dtype).rpartition(".")[2]}

@@ -60,12 +60,19 @@ class Rewriter:
         term = self._lay(step.term.value, step.term.dims, layout)
         if step.kind == "keep":
             pair = [self._number(0, output.dtype), output] if step.inverted else [output, self._number(0, output.dtype)]
-            term = term if term.dtype == mx.bool_ else self._memo("NotEqual", self._alike(term, self._number(0, term.dtype)))
+            term = (
+                term
+                if term.dtype == mx.bool_
+                else self._memo("NotEqual", self._alike(term, self._number(0, term.dtype)))
+            )
             return self._add("Select", self._alike(term, *pair))
         if step.kind == "add":
             other = self._scaled(self._cast(term, output.dtype), step.number)
             return self._add("Add", self._alike(output, other))
-        return self._add("Multiply" if step.kind == "multiply" else "Divide", self._alike(output, self._cast(term, output.dtype)))
+        return self._add(
+            "Multiply" if step.kind == "multiply" else "Divide",
+            self._alike(output, self._cast(term, output.dtype)),
+        )
 
     # -- the call --------------------------------------------------------------------------------------------------
 
@@ -73,8 +80,9 @@ class Rewriter:
         roles = region.roles
         rows, columns = roles.queries, roles.keys
         queries, keys = [], []
-        # several products: the first one's scale for all, the rest on the queries
-        scale = region.products[0].scale.number
+        # several products: the first one's scale for all, the rest on the queries; the sign goes there too, since
+        # kernels take the largest product for that of the largest score
+        scale = abs(region.products[0].scale.number) or 1.0
         for product in region.products:
             target = (roles.batch, roles.heads + roles.groups, rows, product.depth)
             query = product.query
@@ -88,7 +96,12 @@ class Rewriter:
             keys.append(self._laid(product.key, region.dtype, target))
         value = self._value(region, weighted)
         mask, sinks = self._mask(region), self._sinks(region)
-        operands = [self._joined(queries), self._joined(keys), value, *(x for x in (mask, sinks) if x is not None)]
+        operands = [
+            self._joined(queries),
+            self._joined(keys),
+            value,
+            *(x for x in (mask, sinks) if x is not None),
+        ]
         return self._add(KERNEL, operands, scale, region.mask.kind == "causal", sinks is not None, False, False)
 
     def _value(self, region: Attention, weighted: Weighted) -> Value:
@@ -164,13 +177,25 @@ class Rewriter:
                 assert total is not None
                 total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
             elif mask.kind == "keep":
-                keep = self._kept(mask, region) if known is None else self._constant((known != 0) != mask.inverted, reading, region)
+                keep = (
+                    self._kept(mask, region)
+                    if known is None
+                    else self._constant((known != 0) != mask.inverted, reading, region)
+                )
                 total = total or self._number(0, mx.float32)
                 total = self._memo("Select", self._alike(keep, total, self._number(mask.fill, total.dtype)))
             else:
-                part = self._shift(mask, region) if known is None else self._constant(known.astype(np.float32), reading, region)
+                part = (
+                    self._shift(mask, region)
+                    if known is None
+                    else self._constant(known.astype(np.float32), reading, region)
+                )
                 part = self._scaled(part, mask.scale.number)
-                total = part if total is None else self._memo("Add", self._alike(*(self._cast(x, mx.float32) for x in (total, part))))
+                total = (
+                    part
+                    if total is None
+                    else self._memo("Add", self._alike(*(self._cast(x, mx.float32) for x in (total, part))))
+                )
         assert total is not None
         return self._cast(self._bounded(total, dtype), dtype)
 
@@ -277,4 +302,3 @@ class Rewriter:
 def _cells(region: Attention) -> Dims:
     roles = region.roles
     return (roles.batch, roles.heads + roles.groups, roles.queries, roles.keys)
-

@@ -1,4 +1,4 @@
-"""The fused kernel, `mx.fast.scaled_dot_product_attention`: which regions it takes, and what a call of it costs and saves."""
+"""The fused kernel, `mx.fast.scaled_dot_product_attention`: which regions it takes, and what a call of it saves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def refuses(region: Attention) -> str | None:
     """Why the kernel cannot compute `region`, or None when it can.
 
     The rules are those under which `mx.fast.scaled_dot_product_attention` gives the program's answer, on any backend;
-    whether a backend has a fused kernel for the sizes is its own affair: where it has none, MLX computes the same unfused.
+    whether a backend has a fused kernel for the sizes is its own affair: where not, MLX computes the same unfused.
     """
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"

@@ -31,9 +31,7 @@ def linear_attention(q, k, v):
 CHANGED = [
     through(cap, name="softcap (Gemma 2, Grok)", words="tanh|softcap|cap"),
     through(lambda x, m: cap(x) + m, name="softcap, then a mask", words="tanh|softcap|cap", make=ADD),
-    through(
-        lambda x: mx.where(causal(5, 7), cap(x), -INF), name="softcap, then causal", words="tanh|softcap|cap"
-    ),
+    through(lambda x: mx.where(causal(5, 7), cap(x), -INF), name="softcap, then causal", words="tanh|softcap|cap"),
     through(lambda x: cap(x * 0.5), name="softcap of scaled scores", words="tanh|softcap|cap"),
     through(mx.tanh, name="tanh", words="tanh"),
     through(mx.sigmoid, name="sigmoid", words="sigmoid"),
@@ -64,9 +62,7 @@ CHANGED = [
         make=args(Q, K, K, bias(2, 1, 1, 7)),
     ),
     through(lambda x, w: x * w, name="a number for each score", words="scale|multipl|vector", make=ADD),
-    through(
-        lambda x: x * const(5, 7), name="a constant for each score", words="scale|multipl|vector|constant"
-    ),
+    through(lambda x: x * const(5, 7), name="a constant for each score", words="scale|multipl|vector|constant"),
     through(
         lambda x: (x.transpose(0, 2, 3, 1) @ const(4, 4)).transpose(0, 3, 1, 2),
         name="heads mixed before (talking heads)",
@@ -86,9 +82,7 @@ CHANGED = [
         words="top|partition|mask|depend",
     ),
     through(lambda x: mx.where(x > 0.0, x, -1.0), name="a threshold", words="where|mask|depend|select|fill"),
-    through(
-        lambda x: mx.where(causal(5, 7), x, 0.0), name="filled with zero", words="where|mask|fill|select"
-    ),
+    through(lambda x: mx.where(causal(5, 7), x, 0.0), name="filled with zero", words="where|mask|fill|select"),
     through(
         lambda x: mx.where(causal(5, 7), x, -1.0),
         name="filled with less than enough",
@@ -165,20 +159,14 @@ SOURCES = [
     ),
     E(
         "exponentials of sums (AFT)",
-        lambda q, k, v: (
-            mx.sigmoid(q) * ((mx.exp(const(5, 7)) @ (mx.exp(k) * v)) / (mx.exp(const(5, 7)) @ mx.exp(k)))
-        ),
+        lambda q, k, v: mx.sigmoid(q) * ((mx.exp(const(5, 7)) @ (mx.exp(k) * v)) / (mx.exp(const(5, 7)) @ mx.exp(k))),
         "softmax|exp|sum",
         maybe=True,
     ),
     E(
         "convolved scores",
         lambda q, k, v: (
-            sm(
-                mx.conv2d(scores(q, k).transpose(0, 2, 3, 1), const(4, 1, 3, 4), padding=(0, 1)).transpose(
-                    0, 3, 1, 2
-                )
-            )
+            sm(mx.conv2d(scores(q, k).transpose(0, 2, 3, 1), const(4, 1, 3, 4), padding=(0, 1)).transpose(0, 3, 1, 2))
             @ v
         ),
         f"{DEEP}|conv|permut|axis|transpos",

@@ -180,9 +180,7 @@ TRAPS = [
     trap("scores turned, queries for keys", lambda q, k, v: sm(T(q @ T(k)) * ROOT) @ v, CUBE),
     trap("a mask under a transpose", lambda q, k, v, m: sm(T(T(scores(q, k)) + m)) @ v, CUBE_ADD, kept),
     trap("a transposed mask", lambda q, k, v, m: sm(scores(q, k) + T(m)) @ v, CUBE_ADD, kept),
-    trap(
-        "a mask for each batch entry", lambda q, k, v, m: sm(scores(q, k) + m[:, None]) @ v, CUBE_ADD3, kept
-    ),
+    trap("a mask for each batch entry", lambda q, k, v, m: sm(scores(q, k) + m[:, None]) @ v, CUBE_ADD3, kept),
     trap("a mask for each query", lambda q, k, v, m: sm(scores(q, k) + m[:, :, None]) @ v, CUBE_ADD3, kept),
     trap(
         "a mask under a permutation",
@@ -248,9 +246,7 @@ TRAPS = [
         lambda *a: attend(*a, ROOT, "causal"),
     ),
     trap("one key less than causal, -inf", shifted(1), SQUARE, lambda *a: attend(*a, ROOT, "causal")),
-    trap(
-        "one key less than causal, finite", shifted(1, LOWEST), SQUARE, lambda *a: attend(*a, ROOT, "causal")
-    ),
+    trap("one key less than causal, finite", shifted(1, LOWEST), SQUARE, lambda *a: attend(*a, ROOT, "causal")),
     trap(
         "causal with one hole",
         lambda q, k, v: sm(mx.where(causal(6, 6) & (mx.arange(6) != 2), scores(q, k), -INF)) @ v,

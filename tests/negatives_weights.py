@@ -28,9 +28,7 @@ def axis(which):
 
 def then(change, *, words, name, make=QKV, either=False):
     """Weights that something changes before they meet the values."""
-    return (E if either else N)(
-        f"weights: {name}", lambda q, k, v, *r: change(weights(q, k), *r) @ v, words, make
-    )
+    return (E if either else N)(f"weights: {name}", lambda q, k, v, *r: change(weights(q, k), *r) @ v, words, make)
 
 
 def dropped(q, k, v):
@@ -64,8 +62,7 @@ AXES = [
     E(
         "softmax of heads and keys as one axis",
         lambda q, k, v: (
-            sm(scores(q, k).transpose(0, 2, 1, 3).reshape(2, 5, 28)).reshape(2, 5, 4, 7).transpose(0, 2, 1, 3)
-            @ v
+            sm(scores(q, k).transpose(0, 2, 1, 3).reshape(2, 5, 28)).reshape(2, 5, 4, 7).transpose(0, 2, 1, 3) @ v
         ),
         "axis|axes|reshape|shape|view|permut",
     ),
@@ -276,17 +273,13 @@ SINKS = [
     ),
     E(
         "the sink stays, a key goes",
-        lambda q, k, v, s: (
-            sm(mx.concatenate([scores(q, k), mx.broadcast_to(s, (2, 4, 5, 1))], -1))[..., 1:] @ v
-        ),
+        lambda q, k, v, s: sm(mx.concatenate([scores(q, k), mx.broadcast_to(s, (2, 4, 5, 1))], -1))[..., 1:] @ v,
         "sink|column|concat|slice",
         args(Q, K, K, bias(4, 1, 1)),
     ),
     E(
         "a sink made of the scores",
-        lambda q, k, v: (
-            (lambda x: sm(mx.concatenate([x, x.mean(-1, keepdims=True)], -1))[..., :-1])(scores(q, k)) @ v
-        ),
+        lambda q, k, v: (lambda x: sm(mx.concatenate([x, x.mean(-1, keepdims=True)], -1))[..., :-1])(scores(q, k)) @ v,
         "sink|column|concat|slice",
     ),
 ]

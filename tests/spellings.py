@@ -41,7 +41,5 @@ TOPICS = {
 }
 
 SPELLINGS: list[Spelling] = [
-    dataclasses.replace(spelling, topic=topic)
-    for topic, module in TOPICS.items()
-    for spelling in module.SPELLINGS
+    dataclasses.replace(spelling, topic=topic) for topic, module in TOPICS.items() for spelling in module.SPELLINGS
 ]

@@ -86,9 +86,7 @@ def args(*specs: Spec, dtype: mx.Dtype = mx.float32, seed: int = 0) -> Args:
     def make() -> tuple[mx.array, ...]:
         rng = np.random.default_rng(seed)
         return tuple(
-            spec(rng)
-            if callable(spec)
-            else mx.array(rng.standard_normal(spec), dtype=mx.float32).astype(dtype)
+            spec(rng) if callable(spec) else mx.array(rng.standard_normal(spec), dtype=mx.float32).astype(dtype)
             for spec in specs
         )
 

@@ -133,18 +133,14 @@ SELECTED = [
     ),
     B(
         "keys by queries",
-        lambda q, k, v, a, b: (
-            sm(mx.where(a[:, None, :, None] * b[:, None, None, :], scores(q, k), LOWEST)) @ v
-        ),
+        lambda q, k, v, a, b: sm(mx.where(a[:, None, :, None] * b[:, None, None, :], scores(q, k), LOWEST)) @ v,
         args(Q, K, K, lambda rng: mx.ones((2, 5), dtype=mx.bool_), keep(2, 7)),
         m=lambda a, b: mx.logical_and(a[:, None, :, None], b[:, None, None, :]),
         level=2,
     ),
     B(
         "same document",
-        lambda q, k, v, a, b: (
-            sm(mx.where(a[:, None, :, None] == b[:, None, None, :], scores(q, k), -INF)) @ v
-        ),
+        lambda q, k, v, a, b: sm(mx.where(a[:, None, :, None] == b[:, None, None, :], scores(q, k), -INF)) @ v,
         args(
             Q,
             K,
@@ -312,9 +308,7 @@ COMBINED = [
     ),
     B(
         "causal and padding as integers",
-        lambda q, k, v, m: (
-            sm(scores(q, k) + (1.0 - m[:, None, None].astype(mx.float32) * TRIANGLE) * LOWEST) @ v
-        ),
+        lambda q, k, v, m: sm(scores(q, k) + (1.0 - m[:, None, None].astype(mx.float32) * TRIANGLE) * LOWEST) @ v,
         args(X, X, X, ints(2, 6)),
         m=lambda m: seen(m) & TRIANGLE,
     ),
@@ -324,9 +318,9 @@ COMBINED = [
     ),
     B(
         "selected, in merged heads",
-        lambda q, k, v, m: (
-            sm(mx.where(m, scores(q, k), -INF).reshape(8, 5, 7)) @ v.reshape(8, 7, 8)
-        ).reshape(2, 4, 5, 8),
+        lambda q, k, v, m: (sm(mx.where(m, scores(q, k), -INF).reshape(8, 5, 7)) @ v.reshape(8, 7, 8)).reshape(
+            2, 4, 5, 8
+        ),
     ),
     B(
         "mask shared by a second use",

@@ -173,14 +173,8 @@ def tt_safe(q, k, v, m):
 
 def tt(name, fn, key_heads, scale):
     """tt-mlir's six tests: two softmax spellings, each with as many, one and fewer key heads."""
-    make = args(
-        (1, 4, 5, 8), (1, key_heads, 7, 8), (1, key_heads, 7, 8), fill(1, 1, 5, 7, dtype=BRAIN), dtype=BRAIN
-    )
-    run = (
-        fn
-        if key_heads == 4
-        else lambda q, k, v, m: fn(q, expand(k, 4 // key_heads), expand(v, 4 // key_heads), m)
-    )
+    make = args((1, 4, 5, 8), (1, key_heads, 7, 8), (1, key_heads, 7, 8), fill(1, 1, 5, 7, dtype=BRAIN), dtype=BRAIN)
+    run = fn if key_heads == 4 else lambda q, k, v, m: fn(q, expand(k, 4 // key_heads), expand(v, 4 // key_heads), m)
     return P("tt-mlir", name, run, make, scale, mask=KEEP, m=same, level=2)
 
 
@@ -206,9 +200,7 @@ BURN = [
     P(
         "burn",
         "pre scaled, keys straight to columns (RF-DETR)",
-        lambda q, k, v: (
-            sm((q.transpose(0, 2, 1, 3) * 0.5) @ (k.transpose(0, 2, 3, 1) * 0.5)) @ v.transpose(0, 2, 1, 3)
-        ),
+        lambda q, k, v: sm((q.transpose(0, 2, 1, 3) * 0.5) @ (k.transpose(0, 2, 3, 1) * 0.5)) @ v.transpose(0, 2, 1, 3),
         args((2, 5, 4, 8), (2, 7, 4, 8), (2, 7, 4, 8)),
         0.25,
         ref=lambda *a: attend(*map(heads_first, a), 0.25),
@@ -229,9 +221,7 @@ MIGRAPHX = [
     P(
         "migraphx",
         "where a literal, then softmax",
-        lambda q, k, v, m: (
-            sm(mx.where(m, (q @ T(k)) * 0.25, mx.broadcast_to(mx.array(LOWEST), (2, 4, 5, 7)))) @ v
-        ),
+        lambda q, k, v, m: sm(mx.where(m, (q @ T(k)) * 0.25, mx.broadcast_to(mx.array(LOWEST), (2, 4, 5, 7)))) @ v,
         args(Q, K, K, keep(2, 4, 5, 7)),
         0.25,
         mask=KEEP,

@@ -160,9 +160,7 @@ SPELLINGS = [
     U("a loop over queries", sequence(naive), sequence(kernel), count=3),
     U(
         "the same mask for two regions",
-        lambda q, k, v, m: (lambda a: sm(mx.where(m, scores(a, k), -INF)) @ v)(
-            sm(mx.where(m, scores(q, k), -INF)) @ v
-        ),
+        lambda q, k, v, m: (lambda a: sm(mx.where(m, scores(a, k), -INF)) @ v)(sm(mx.where(m, scores(q, k), -INF)) @ v),
         lambda q, k, v, m: kernel(kernel(q, k, v, m), k, v, m),
         args(Q, K, K, keep(2, 1, 1, 7)),
         mask="boolean|additive",

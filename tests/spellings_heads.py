@@ -136,8 +136,7 @@ SPELLINGS = [
     G(
         "repeat, merged heads",
         lambda q, k, v: (
-            sm(q.reshape(8, 5, 8) @ T(mx.repeat(k, 2, 1).reshape(8, 7, 8)) * ROOT)
-            @ mx.repeat(v, 2, 1).reshape(8, 7, 8)
+            sm(q.reshape(8, 5, 8) @ T(mx.repeat(k, 2, 1).reshape(8, 7, 8)) * ROOT) @ mx.repeat(v, 2, 1).reshape(8, 7, 8)
         ).reshape(2, 4, 5, 8),
         heads=(None, None),
     ),

@@ -200,9 +200,7 @@ SPELLINGS = [
     I(7, half_after, BSHD_HALF, ROOT, kernel(ROOT)),
     I(
         8,
-        lambda q, k, v: (lambda a, b, c: in_float(a @ T(b) / math.sqrt(8), a) @ c)(
-            *map(heads_first, (q, k, v))
-        ),
+        lambda q, k, v: (lambda a, b, c: in_float(a @ T(b) / math.sqrt(8), a) @ c)(*map(heads_first, (q, k, v))),
         BSHD_HALF,
         ROOT,
         kernel(ROOT),
@@ -210,9 +208,7 @@ SPELLINGS = [
     I(9, half_before, BSHD_HALF, ROOT, kernel(ROOT)),
     I(
         10,
-        lambda q, k, v: (lambda a, b, c: in_float((a / math.sqrt(8)) @ T(b), a) @ c)(
-            *map(heads_first, (q, k, v))
-        ),
+        lambda q, k, v: (lambda a, b, c: in_float((a / math.sqrt(8)) @ T(b), a) @ c)(*map(heads_first, (q, k, v))),
         BSHD_HALF,
         ROOT,
         kernel(ROOT),

@@ -113,9 +113,7 @@ LAYOUTS = [
     P(
         "heads unflattened",
         lambda q, k, v: merge(
-            (lambda a, b, c: sm(scores(a, b)) @ c)(
-                *(mx.unflatten(x, -1, (4, 8)).swapaxes(1, 2) for x in (q, k, v))
-            )
+            (lambda a, b, c: sm(scores(a, b)) @ c)(*(mx.unflatten(x, -1, (4, 8)).swapaxes(1, 2) for x in (q, k, v)))
         ),
         FLAT,
         ref=flat,
@@ -221,27 +219,21 @@ LAYOUTS = [
 PACKED = [
     P(
         "packed, split in three",
-        lambda x: (lambda q, k, v: merge(sm(scores(split(q, 4), split(k, 4))) @ split(v, 4)))(
-            *mx.split(x, 3, axis=-1)
-        ),
+        lambda x: (lambda q, k, v: merge(sm(scores(split(q, 4), split(k, 4))) @ split(v, 4)))(*mx.split(x, 3, axis=-1)),
         args((2, 6, 96)),
         ref=lambda x: flat(*mx.split(x, 3, axis=-1)),
         heads=(4, 4),
     ),
     P(
         "packed, three then heads (ViT)",
-        lambda x: (lambda a: merge(sm(scores(a[0], a[1])) @ a[2]))(
-            x.reshape(2, 6, 3, 4, 8).transpose(2, 0, 3, 1, 4)
-        ),
+        lambda x: (lambda a: merge(sm(scores(a[0], a[1])) @ a[2]))(x.reshape(2, 6, 3, 4, 8).transpose(2, 0, 3, 1, 4)),
         args((2, 6, 96)),
         ref=lambda x: flat(*mx.split(x, 3, axis=-1)),
         heads=(4, 4),
     ),
     P(
         "packed, heads then three (GPT-NeoX)",
-        lambda x: (lambda q, k, v: sm(scores(q, k)) @ v)(
-            *mx.split(x.reshape(2, 6, 4, 24).swapaxes(1, 2), 3, axis=-1)
-        ),
+        lambda x: (lambda q, k, v: sm(scores(q, k)) @ v)(*mx.split(x.reshape(2, 6, 4, 24).swapaxes(1, 2), 3, axis=-1)),
         args((2, 6, 96)),
         ref=lambda x: attend(*mx.split(x.reshape(2, 6, 4, 24).swapaxes(1, 2), 3, axis=-1), ROOT),
         heads=(4, 4),
@@ -259,9 +251,7 @@ PACKED = [
     ),
     P(
         "packed, keys and values only",
-        lambda x, y: (lambda k, v: merge(sm(scores(split(x, 4), split(k, 4))) @ split(v, 4)))(
-            *mx.split(y, 2, -1)
-        ),
+        lambda x, y: (lambda k, v: merge(sm(scores(split(x, 4), split(k, 4))) @ split(v, 4)))(*mx.split(y, 2, -1)),
         args((2, 5, 32), (2, 7, 64)),
         ref=lambda x, y: flat(x, *mx.split(y, 2, -1)),
         heads=(4, 4),

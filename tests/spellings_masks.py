@@ -156,9 +156,7 @@ ADDITIVE = [
     ),
     A(
         "in a view of rank five (Swin)",
-        lambda q, k, v, m: (
-            sm((scores(q, k).reshape(1, 2, 4, 5, 7) + m[None, :, None]).reshape(2, 4, 5, 7)) @ v
-        ),
+        lambda q, k, v, m: sm((scores(q, k).reshape(1, 2, 4, 5, 7) + m[None, :, None]).reshape(2, 4, 5, 7)) @ v,
         args(Q, K, K, fill(2, 5, 7, value=-100.0)),
         m=lambda m: m[:, None],
         level=2,
@@ -166,8 +164,7 @@ ADDITIVE = [
     A(
         "static bias, then windows of rank five (Swin)",
         lambda q, k, v, m: (
-            sm(((scores(q, k) + TABLE).reshape(1, 2, 4, 5, 7) + m.reshape(1, 2, 1, 5, 7)).reshape(2, 4, 5, 7))
-            @ v
+            sm(((scores(q, k) + TABLE).reshape(1, 2, 4, 5, 7) + m.reshape(1, 2, 1, 5, 7)).reshape(2, 4, 5, 7)) @ v
         ),
         args(Q, K, K, fill(2, 5, 7, value=-100.0)),
         m=lambda m: TABLE + m[:, None],
@@ -217,9 +214,7 @@ POSITIONS = [
     ),
     A(
         "table flat, reshaped (Swin)",
-        lambda q, k, v: (
-            sm(scores(q, k) + LEARNED[BUCKETS.flatten()].reshape(5, 7, 4).transpose(2, 0, 1)[None]) @ v
-        ),
+        lambda q, k, v: sm(scores(q, k) + LEARNED[BUCKETS.flatten()].reshape(5, 7, 4).transpose(2, 0, 1)[None]) @ v,
         args(Q, K, K),
         m=relative,
     ),

@@ -143,8 +143,7 @@ ONNX_RUNTIME = [
         "onnxruntime",
         "DistilBERT, Where of an expanded mask",
         lambda q, k, v, m: (
-            sm(mx.where(mx.broadcast_to((m == 0).reshape(2, 1, 1, 7), (2, 4, 5, 7)), -INF, (q * ROOT) @ T(k)))
-            @ v
+            sm(mx.where(mx.broadcast_to((m == 0).reshape(2, 1, 1, 7), (2, 4, 5, 7)), -INF, (q * ROOT) @ T(k))) @ v
         ),
         args(Q, K, K, ints(2, 7)),
         mask=KEEP,
@@ -157,10 +156,7 @@ ONNX_RUNTIME = [
             (
                 sm(
                     (
-                        (split(q * ROOT, 4).reshape(8, 5, 8) @ T(split(k, 4).reshape(8, 7, 8))).reshape(
-                            2, 4, 5, 7
-                        )
-                        + m
+                        (split(q * ROOT, 4).reshape(8, 5, 8) @ T(split(k, 4).reshape(8, 7, 8))).reshape(2, 4, 5, 7) + m
                     ).reshape(8, 5, 7)
                 )
                 @ split(v, 4).reshape(8, 7, 8)

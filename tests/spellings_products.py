@@ -129,16 +129,12 @@ EINSUMS = [
     ),
     L(
         "einsum, keys by queries",
-        lambda q, k, v: mx.einsum(
-            "bhkq,bhkd->bhqd", mx.softmax(mx.einsum("bhkd,bhqd->bhkq", k, q) * ROOT, axis=-2), v
-        ),
+        lambda q, k, v: mx.einsum("bhkq,bhkd->bhqd", mx.softmax(mx.einsum("bhkd,bhqd->bhkq", k, q) * ROOT, axis=-2), v),
     ),
     L("einsum, then matmul", lambda q, k, v: sm(mx.einsum("bhqd,bhkd->bhqk", q, k) * ROOT) @ v),
     L(
         "einsum with the scale",
-        lambda q, k, v: mx.einsum(
-            "bhqk,bhkd->bhqd", sm(mx.einsum("bhqd,bhkd,->bhqk", q, k, mx.array(ROOT))), v
-        ),
+        lambda q, k, v: mx.einsum("bhqk,bhkd->bhqd", sm(mx.einsum("bhqd,bhkd,->bhqk", q, k, mx.array(ROOT))), v),
     ),
 ]
 
@@ -169,9 +165,7 @@ TURNED = [
     ),
     L(
         "elementwise all through",
-        lambda q, k, v: (
-            sm((q[:, :, :, None] * k[:, :, None]).sum(-1) * ROOT)[..., None] * v[:, :, None]
-        ).sum(-2),
+        lambda q, k, v: (sm((q[:, :, :, None] * k[:, :, None]).sum(-1) * ROOT)[..., None] * v[:, :, None]).sum(-2),
     ),
 ]
 

@@ -338,9 +338,7 @@ class Program:
     def answer(self) -> list[np.ndarray[Any, Any]]:
         """The answer by numpy, in float64, from the meaning alone."""
         p = self.plan
-        q, k, v, bias, seen = (
-            numpy(x)[0] for x in (self.q, self.k, self.v, self.bias, self.seen.astype(mx.int32))
-        )
+        q, k, v, bias, seen = (numpy(x)[0] for x in (self.q, self.k, self.v, self.bias, self.seen.astype(mx.int32)))
         x = q @ np.repeat(k, p.groups, axis=1).swapaxes(-1, -2)
         factor = 1.0 if p.scale == "none" else self.factor
         late = self.late() and p.scale in ("right", "left", "divided", "in steps", "traced")

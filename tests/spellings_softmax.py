@@ -289,28 +289,19 @@ SINK = [
     ),
     Z(
         "sink column with a causal mask",
-        lambda q, k, v, s: (
-            sm(mx.concatenate([mx.where(TRI, scores(q, k), -INF), column(q, s)], -1))[..., :6] @ v
-        ),
+        lambda q, k, v, s: sm(mx.concatenate([mx.where(TRI, scores(q, k), -INF), column(q, s)], -1))[..., :6] @ v,
         args(X, X, X, bias(4)),
         mask="causal",
-        ref=lambda q, k, v, s: mx.fast.scaled_dot_product_attention(
-            q, k, v, scale=ROOT, sinks=s, mask="causal"
-        ),
+        ref=lambda q, k, v, s: mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, sinks=s, mask="causal"),
     ),
     Z(
         "sink column beside an added mask",
         lambda q, k, v, s, m: (
-            sm(mx.concatenate([scores(q, k) + m, mx.broadcast_to(s[:, None, None], (2, 4, 5, 1))], -1))[
-                ..., :-1
-            ]
-            @ v
+            sm(mx.concatenate([scores(q, k) + m, mx.broadcast_to(s[:, None, None], (2, 4, 5, 1))], -1))[..., :-1] @ v
         ),
         args(Q, K, K, bias(4), bias(2, 1, 5, 7)),
         mask="additive",
-        ref=lambda q, k, v, s, m: mx.fast.scaled_dot_product_attention(
-            q, k, v, scale=ROOT, sinks=s, mask=m
-        ),
+        ref=lambda q, k, v, s, m: mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, sinks=s, mask=m),
     ),
     Z(
         "captured sinks",
@@ -323,9 +314,9 @@ SINK = [
     Z("plus one in the denominator, stable", plus_one_stable, QKV, ref=sunk_at_zero),
     Z(
         "a key of zeros with a value of zeros",
-        lambda q, k, v: (
-            lambda z: sm(scores(q, mx.concatenate([k, z], axis=2))) @ mx.concatenate([v, z], axis=2)
-        )(mx.zeros((2, 4, 1, 8))),
+        lambda q, k, v: (lambda z: sm(scores(q, mx.concatenate([k, z], axis=2))) @ mx.concatenate([v, z], axis=2))(
+            mx.zeros((2, 4, 1, 8))
+        ),
         QKV,
         ref=sunk_at_zero,
     ),

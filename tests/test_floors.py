@@ -75,9 +75,7 @@ def imports(module: str) -> tuple[tuple[int, str], ...]:
             assert node.level == 0, f"{module}:{node.lineno}: write imports in full"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found.append(
-                    (node.lineno, full if full in files() or full in packages() else str(node.module))
-                )
+                found.append((node.lineno, full if full in files() or full in packages() else str(node.module)))
     return tuple(found)
 
 

@@ -41,9 +41,7 @@ def test_it_is_refused_with_its_reason(near: Negative) -> None:
     assert regions or near.maybe
     assert all(region.reason and region.at for region in regions)
     fitting = [
-        r
-        for r in regions
-        if r.verdict in near.verdicts and any(w in (r.reason or "").lower() for w in near.words)
+        r for r in regions if r.verdict in near.verdicts and any(w in (r.reason or "").lower() for w in near.words)
     ]
     assert fitting or not regions, [(r.verdict, r.reason) for r in regions]
 
@@ -57,9 +55,7 @@ def test_its_answer_is_its_own(near: Negative) -> None:
     fast = fuser.optimize(near.fn)
     output = fast(*arguments)
     q, k = arguments[:2]
-    if (
-        q.shape[2] > k.shape[2]
-    ):  # then the kernel's causal leaves rows without keys, which backends answer unlike
+    if q.shape[2] > k.shape[2]:  # then the kernel's causal leaves rows without keys, which backends answer unlike
         assert "causal" not in {region.mask for region in fast.report.regions}
     with mx.stream(mx.cpu):
         want = numpy(near.fn(*double(arguments)))

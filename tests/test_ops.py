@@ -56,11 +56,7 @@ def classes() -> set[str]:
     """The names of all classes in MLX's namespace, as its library's type information spells them."""
     (library,) = [*FOLDER.glob("lib/libmlx.so"), *FOLDER.glob("lib/libmlx.dylib")]
     mangled = rb"N3mlx4core(?:4fast|11distributed)?(\d+)([A-Z]\w*?)E\0"
-    return {
-        name.decode()
-        for length, name in re.findall(mangled, library.read_bytes())
-        if len(name) == int(length)
-    }
+    return {name.decode() for length, name in re.findall(mangled, library.read_bytes()) if len(name) == int(length)}
 
 
 @pytest.fixture(scope="module")

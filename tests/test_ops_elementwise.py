@@ -75,11 +75,7 @@ def wide(dtype: mx.Dtype, seed: int = 0) -> mx.array:
 
 def elementwise() -> list[Case]:
     cases = [Case(op, f, (wide(dtype),)) for op, (f, dtypes) in UNARY.items() for dtype in dtypes]
-    cases += [
-        Case(op, f, (wide(dtype), wide(dtype, seed=1)))
-        for op, (f, dtypes) in BINARY.items()
-        for dtype in dtypes
-    ]
+    cases += [Case(op, f, (wide(dtype), wide(dtype, seed=1))) for op, (f, dtypes) in BINARY.items() for dtype in dtypes]
     for dtype in INTEGERS:
         divisor = mx.maximum(wide(dtype, seed=1), mx.array(3, dtype))
         for op, f in [("DivMod", mx.divmod), ("FloorDivide", mx.floor_divide), ("Remainder", mx.remainder)]:
@@ -185,9 +181,7 @@ def shapes() -> list[Case]:
         Case("Split", lambda a: mx.split(a, [2], axis=0)[0], (numbers(4, 2, dtype=mx.bool_),)),
         Case("Pad", lambda a: mx.pad(a, [(1, 2), (0, 0), (3, 0)], constant_values=2), (x,)),
         Case("Pad", lambda a: mx.pad(a, 1), (numbers(2, 3, dtype=mx.int8),)),
-        Case(
-            "Pad", lambda a, v: mx.pad(a, [(0, 0), (0, 1), (1, 0)], constant_values=v), (x, mx.array(-mx.inf))
-        ),
+        Case("Pad", lambda a, v: mx.pad(a, [(0, 0), (0, 1), (1, 0)], constant_values=v), (x, mx.array(-mx.inf))),
         Case("AsStrided", lambda a: mx.as_strided(a, (3, 2), (1, 5), 2), (x,)),
         Case("AsStrided", lambda a: mx.as_strided(mx.transpose(a), (2, 2), (-1, 0), 3), (x,)),
         Case("Depends", lambda a: mx.depends(a, a + 1), (x,)),

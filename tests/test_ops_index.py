@@ -121,9 +121,7 @@ def scatters() -> list[Case]:
     i, j = mx.array([2, 0, 2, -1]), mx.array([[1], [0]])
     for dtype in DTYPES:
         x = numbers(3, 4, 5, dtype=dtype)
-        kinds = (
-            ["add", "multiply", "maximum", "minimum"] if dtype not in (mx.bool_, mx.complex64) else ["add"]
-        )
+        kinds = ["add", "multiply", "maximum", "minimum"] if dtype not in (mx.bool_, mx.complex64) else ["add"]
         for key, indices in [
             ((mx.array,), (i,)),
             ((slice(None), mx.array), (i,)),

@@ -42,9 +42,7 @@ def products() -> list[Case]:
             ),
         ]
         cases += [Case("GatherMM", *each) for each in gather]
-    cases.append(
-        Case("GatherMM", grad(lambda a, b, i: mx.gather_mm(a, b, i, i).sum(), (0, 1)), (*both, left % 2))
-    )
+    cases.append(Case("GatherMM", grad(lambda a, b, i: mx.gather_mm(a, b, i, i).sum(), (0, 1)), (*both, left % 2)))
     x, y = numbers(60, 64), numbers(64, 70)
     out, lhs, rhs = (numbers(*shape, dtype=mx.bool_) for shape in [(2, 3), (2, 2), (2, 3)])
     weights = [m.astype(mx.float32) * 1.5 for m in (out, lhs, rhs)]

@@ -17,9 +17,7 @@ each = pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda s: f"{s.topic}:
 def test_the_table_is_large_and_its_names_are_unique() -> None:
     assert len(SPELLINGS) >= 200
     assert [key for key, n in Counter((s.topic, s.name) for s in SPELLINGS).items() if n > 1] == []
-    assert {
-        n for n in range(1, 31) if not any(s.name.startswith(f"inductor {n}") for s in SPELLINGS)
-    } == set()
+    assert {n for n in range(1, 31) if not any(s.name.startswith(f"inductor {n}") for s in SPELLINGS)} == set()
 
 
 @each

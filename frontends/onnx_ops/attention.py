@@ -56,9 +56,7 @@ def both(call: Call, first: Keep, second: Keep) -> Keep:
     return mx.logical_and(call.array(first), call.array(second))
 
 
-def masked_softmax(
-    call: Call, scores: mx.array, keep: Keep, bias: mx.array | None, precision: mx.Dtype
-) -> mx.array:
+def masked_softmax(call: Call, scores: mx.array, keep: Keep, bias: mx.array | None, precision: mx.Dtype) -> mx.array:
     """Softmax of masked scores; a query that may see no key at all gets zeros."""
     minus_infinity = const(-math.inf, scores)
     if isinstance(keep, np.ndarray) and keep.all() and keep.size:
@@ -109,9 +107,7 @@ def _windows(call: Call, queries: int, keys: int, past: int, lengths: Value | No
     if isinstance(lengths, np.ndarray):
         counts = lengths.reshape(-1, 1, 1, 1)
         keep: Host = np.arange(keys).reshape(1, 1, 1, keys) < counts
-        parts = [
-            in_window(queries, keys, int(count) - queries, left, right)[None] for count in lengths.reshape(-1)
-        ]
+        parts = [in_window(queries, keys, int(count) - queries, left, right)[None] for count in lengths.reshape(-1)]
         return keep & np.stack(parts) if bounded else keep
     counted = call.array(lengths).astype(mx.int64).reshape(-1, 1, 1, 1)
     valid = mx.array(np.arange(keys).reshape(1, 1, 1, keys)) < counted
@@ -229,9 +225,7 @@ def flex_attention(call: Call, q: mx.array, k: mx.array, v: mx.array) -> mx.arra
     """Attention with graphs that change its scores and its weights."""
     if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
         raise call.invalid("q, k and v must have 4 dimensions")
-    precision = MLX_TYPES.get(
-        call.integer("softmax_precision", 0), mx.float64 if q.dtype == mx.float64 else mx.float32
-    )
+    precision = MLX_TYPES.get(call.integer("softmax_precision", 0), mx.float64 if q.dtype == mx.float64 else mx.float32)
     scale = call.number("scale", 1 / math.sqrt(q.shape[-1]))
     scores = scaled_scores(q, repeat_heads(call, k, q.shape[1]), scale).astype(precision)
     scores = _changed(call, "score_mod", scores)

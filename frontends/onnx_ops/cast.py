@@ -85,9 +85,7 @@ def round_e8m0(x: mx.array, mode: str, saturate: bool) -> mx.array:
         up = mx.zeros(x.shape, dtype=mx.bool_)
     code = code + up.astype(mx.int32)
     too_small = (
-        mx.logical_and(tiny, rest < half)
-        if mode != "nearest"
-        else mx.logical_and(tiny, rest < mx.array(1 << 21))
+        mx.logical_and(tiny, rest < half) if mode != "nearest" else mx.logical_and(tiny, rest < mx.array(1 << 21))
     )
     result = mx.where(mx.equal(code, mx.array(0)), half, mx.left_shift(code, mx.array(23))).view(mx.float32)
     limit, nan = mx.array(2.0**127), mx.array(math.nan)

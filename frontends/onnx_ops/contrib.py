@@ -380,5 +380,3 @@ def relative_position_bias(call: Call, table: mx.array, queries: Host, keys: Hos
     far = np.minimum(exact + (ratio * np.float32(count - exact)).astype(np.int64), count - 1)
     bucket = base + np.where(distance < exact, distance, far)
     return mx.transpose(mx.take(table, mx.array(bucket), axis=0), (2, 0, 1))[None]
-
-

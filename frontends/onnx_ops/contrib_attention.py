@@ -53,7 +53,9 @@ def attend(
     return mx.matmul(weights, repeat_heads(call, v, q.shape[1]))
 
 
-def padding_bias(call: Call, mask: Value | None, batch: int, queries: int, keys: int, like: mx.array) -> mx.array | None:
+def padding_bias(
+    call: Call, mask: Value | None, batch: int, queries: int, keys: int, like: mx.array
+) -> mx.array | None:
     """A mask in any of ONNX Runtime's forms, as something to add: a finite value where masked."""
     if mask is None:
         return None
@@ -63,9 +65,7 @@ def padding_bias(call: Call, mask: Value | None, batch: int, queries: int, keys:
         keep = places[None] < array[:, None]
     elif array.ndim == 1 and array.size == 2 * batch:
         keep = mx.logical_and(places[None] < array[:batch, None], places[None] >= array[batch:, None])
-    elif array.ndim == 2 and tuple(array.shape) == (batch, keys):
-        keep = array > const(0, array)
-    elif array.ndim == 3 and tuple(array.shape) == (batch, queries, keys):
+    elif (array.ndim == 2 and tuple(array.shape) == (batch, keys)) or (array.ndim == 3 and tuple(array.shape) == (batch, queries, keys)):
         keep = array > const(0, array)
     else:
         raise call.refuse(f"a mask of shape {list(array.shape)}")

@@ -40,9 +40,7 @@ def _select(call: Call, condition: Value) -> tuple[Value, ...]:
     results: list[Value] = []
     for first, second in zip(yes, no, strict=True):
         if any(isinstance(item, Items | Narrow) for item in (first, second)):
-            raise call.refuse(
-                "its condition is known only when the program runs, and its values are not plain arrays"
-            )
+            raise call.refuse("its condition is known only when the program runs, and its values are not plain arrays")
         a, b = call.array(first), call.array(second)
         if a.shape != b.shape or a.dtype != b.dtype:
             raise TraceError(
@@ -62,9 +60,7 @@ def _stack(call: Call, parts: Sequence[Value], axis: int, empty: Host) -> Value:
 
 
 @op("Loop", raw=True, host=(0, 1), pure=False)
-def loop(
-    call: Call, count: Value | None = None, condition: Value | None = None, *initial: Value
-) -> tuple[Value, ...]:
+def loop(call: Call, count: Value | None = None, condition: Value | None = None, *initial: Value) -> tuple[Value, ...]:
     """A loop, written out: its trip count must be known while tracing."""
     body = _graph(call, "body")
     carried = list(initial)
@@ -141,9 +137,7 @@ def _scan(call: Call, inputs: Sequence[Value]) -> tuple[Value, ...]:
     stacked = []
     for name, parts, axis, turned in zip(names, scanned, out_axes, out_backwards, strict=True):
         rank = len(_shape(call, parts[0])) + 1 if parts else body.empty[name].ndim
-        stacked.append(
-            _stack(call, parts[::-1] if turned else parts, call.axis(axis, rank), body.empty[name])
-        )
+        stacked.append(_stack(call, parts[::-1] if turned else parts, call.axis(axis, rank), body.empty[name]))
     return (*states, *stacked)
 
 
@@ -211,9 +205,7 @@ def sequence_length(call: Call, sequence: Value) -> Host:
 def sequence_insert(call: Call, sequence: Value, item: Value, position: Value | None = None) -> Items:
     """The sequence with one more array."""
     items = _items(call, sequence)
-    items.insert(
-        len(items) if position is None else _place(call, position, len(items) + 1), _element(call, item)
-    )
+    items.insert(len(items) if position is None else _place(call, position, len(items) + 1), _element(call, item))
     return Items(tuple(items))
 
 
@@ -262,10 +254,7 @@ def split_to_sequence(call: Call, value: Value, split: Value | None = None) -> I
     else:
         parts = list(mx.split(call.array(value), [int(end) for end in ends], axis=axis))
     if sizes is None and not call.flag("keepdims", True):
-        parts = [
-            np.squeeze(part, axis) if isinstance(part, np.ndarray) else mx.squeeze(part, axis)
-            for part in parts
-        ]
+        parts = [np.squeeze(part, axis) if isinstance(part, np.ndarray) else mx.squeeze(part, axis) for part in parts]
     return Items(tuple(parts))
 
 

@@ -67,9 +67,7 @@ def gather_elements(call: Call, x: Value, indices: Value) -> Value:
     data, narrow = _unwrap(call, x)
     index = safe(call, indices, data.shape[axis])
     if any(size > data.shape[at] for at, size in enumerate(index.shape) if at != axis):
-        raise call.invalid(
-            f"indices of shape {list(index.shape)} do not fit data of shape {list(data.shape)}"
-        )
+        raise call.invalid(f"indices of shape {list(index.shape)} do not fit data of shape {list(data.shape)}")
     window = tuple(slice(None) if at == axis else slice(size) for at, size in enumerate(index.shape))
     if any(at != axis and size != data.shape[at] for at, size in enumerate(index.shape)):
         data = data[window]
@@ -112,9 +110,7 @@ def gather_nd(call: Call, x: Value, indices: Value) -> Value:
         offset = np.arange(rows).reshape(*shape[:batch], *(1,) * (len(shape) - 1 - batch)) * math.prod(dims)
         place = place + (offset if isinstance(place, np.ndarray) else mx.array(offset.astype(np.int64)))
     flat = mx.reshape(data, (rows * math.prod(dims), *data.shape[batch + depth :]))
-    result = mx.take(
-        flat, place if isinstance(place, mx.array) else mx.array(np.ascontiguousarray(place)), axis=0
-    )
+    result = mx.take(flat, place if isinstance(place, mx.array) else mx.array(np.ascontiguousarray(place)), axis=0)
     return to_host(result) if both else _wrap(result, narrow)
 
 
@@ -156,9 +152,7 @@ def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
     shape = indices.shape if isinstance(indices, np.ndarray) else call.array(indices).shape
     depth = shape[-1]
     if depth > data.ndim or tuple(values.shape) != (*shape[:-1], *data.shape[depth:]):
-        raise call.invalid(
-            f"indices {list(shape)} and updates {list(values.shape)} do not fit data {list(data.shape)}"
-        )
+        raise call.invalid(f"indices {list(shape)} and updates {list(values.shape)} do not fit data {list(data.shape)}")
     dims = list(data.shape[:depth])
     rest = data.shape[depth:]
     flat = mx.reshape(data, (math.prod(dims), *rest))
@@ -182,9 +176,9 @@ def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Va
         raise call.invalid(f"indices of shape {list(shape)} do not fit data of shape {list(data.shape)}")
     stride = math.prod(data.shape[axis + 1 :])
     grid = np.indices(shape, sparse=True)
-    base = sum(
-        grid[at] * math.prod(data.shape[at + 1 :]) for at in range(data.ndim) if at != axis
-    ) + np.zeros(shape, dtype=np.int64)
+    base = sum(grid[at] * math.prod(data.shape[at + 1 :]) for at in range(data.ndim) if at != axis) + np.zeros(
+        shape, dtype=np.int64
+    )
     place: Value
     if isinstance(indices, np.ndarray):
         place = base + safe_host(call, indices, data.shape[axis]).astype(np.int64) * stride

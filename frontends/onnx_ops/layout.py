@@ -94,11 +94,7 @@ def _einsum_by_hand(call: Call, equation: str, inputs: tuple[mx.array, ...]) -> 
         raise call.invalid(f"equation {equation!r} does not fit {len(inputs)} inputs")
     spare = [letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in equation]
     widest = max(
-        (
-            x.ndim - len(term.replace("...", ""))
-            for term, x in zip(terms, inputs, strict=True)
-            if "..." in term
-        ),
+        (x.ndim - len(term.replace("...", "")) for term, x in zip(terms, inputs, strict=True) if "..." in term),
         default=0,
     )
     hidden = "".join(spare[:widest])
@@ -161,9 +157,7 @@ def col2im(call: Call, x: mx.array, image: Host, block: Host) -> mx.array:
     pads = call.integers("pads", [0] * 2 * rank)
     wide = [n + pads[axis] + pads[axis + rank] for axis, n in enumerate(size)]
     check_dims(call, wide)
-    counts = [
-        (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(wide, kernel, dilation, stride, strict=True)
-    ]
+    counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(wide, kernel, dilation, stride, strict=True)]
     places = np.zeros((1,) * 2 * rank, dtype=np.int64)
     for axis in range(rank):
         shape = [1] * 2 * rank
@@ -172,11 +166,7 @@ def col2im(call: Call, x: mx.array, image: Host, block: Host) -> mx.array:
         places = places * wide[axis] + at.reshape(shape)
     n, channels = x.shape[0], x.shape[1] // math.prod(kernel)
     values = x.reshape(n * channels, -1)
-    flat = (
-        mx.zeros((math.prod(wide), n * channels), dtype=x.dtype)
-        .at[mx.array(places.reshape(-1))]
-        .add(values.T)
-    )
+    flat = mx.zeros((math.prod(wide), n * channels), dtype=x.dtype).at[mx.array(places.reshape(-1))].add(values.T)
     full = flat.T.reshape(n, channels, *wide)
     return full[(slice(None), slice(None), *(slice(pads[a], pads[a] + size[a]) for a in range(rank)))]
 
@@ -272,16 +262,11 @@ def det(call: Call, x: mx.array) -> mx.array:
         best = mx.argmax(mx.abs(x[..., :, 0]), axis=-1, keepdims=True)
         rows = mx.arange(count, dtype=best.dtype)
         # the pivot row changes places with the first
-        order = mx.where(
-            mx.equal(rows, best), const(0, best), mx.where(mx.equal(rows, const(0, best)), best, rows)
-        )
+        order = mx.where(mx.equal(rows, best), const(0, best), mx.where(mx.equal(rows, const(0, best)), best, rows))
         x = mx.take_along_axis(x, mx.broadcast_to(order[..., None], x.shape), axis=-2)
         sign = mx.where(mx.equal(best[..., 0], const(0, best)), const(1, x), const(-1, x))
         pivot = x[..., 0, 0]
         result = result * sign * pivot
-        factor = (
-            x[..., 1:, :1]
-            / mx.where(mx.equal(pivot, const(0, pivot)), const(1, pivot), pivot)[..., None, None]
-        )
+        factor = x[..., 1:, :1] / mx.where(mx.equal(pivot, const(0, pivot)), const(1, pivot), pivot)[..., None, None]
         x = x[..., 1:, 1:] - factor * x[..., :1, 1:]
     return result

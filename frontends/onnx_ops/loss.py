@@ -34,9 +34,7 @@ def _likelihood(call: Call, logs: mx.array, labels: mx.array, weights: mx.array 
 
 
 @op("NegativeLogLikelihoodLoss")
-def negative_log_likelihood(
-    call: Call, logs: mx.array, labels: mx.array, weights: mx.array | None = None
-) -> mx.array:
+def negative_log_likelihood(call: Call, logs: mx.array, labels: mx.array, weights: mx.array | None = None) -> mx.array:
     """Loss of logarithms of probabilities."""
     return _likelihood(call, logs, labels, weights)
 

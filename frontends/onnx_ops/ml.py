@@ -31,7 +31,6 @@ def array_feature_extractor(call: Call, x: mx.array, places: Host) -> mx.array:
 def scaler(call: Call, x: mx.array) -> mx.array:
     """(x - offset) * scale, in float32."""
     offset, scale = (
-        np.array(call.get(name, [default]), dtype=np.float32)
-        for name, default in (("offset", 0), ("scale", 1))
+        np.array(call.get(name, [default]), dtype=np.float32) for name, default in (("offset", 0), ("scale", 1))
     )
     return (x.astype(mx.float32) - mx.array(offset)) * mx.array(scale)

@@ -29,9 +29,7 @@ def layer_normalization(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Normalization over the axes from `axis` on."""
     axis = call.axis(call.integer("axis", -1), x.ndim)
-    result, mean, inverse = normalized(
-        _stash(call, x), list(range(axis, x.ndim)), call.number("epsilon", 1e-5)
-    )
+    result, mean, inverse = normalized(_stash(call, x), list(range(axis, x.ndim)), call.number("epsilon", 1e-5))
     result = result.astype(x.dtype) * scale
     return result if bias is None else result + bias, mean, inverse
 
@@ -80,9 +78,7 @@ def batch_normalization(
 ) -> mx.array | tuple[mx.array, ...]:
     """Normalization of channels by stored statistics (or by the batch's, in training mode)."""
     epsilon = call.number("epsilon", 1e-5)
-    training = (
-        call.flag("training_mode") if call.version >= 14 else call.version < 7 and not call.flag("is_test")
-    )
+    training = call.flag("training_mode") if call.version >= 14 else call.version < 7 and not call.flag("is_test")
     if not training:
         wide = x.astype(mean.dtype) if x.dtype in HALVES else x
         result = (wide - _channel(mean, x)) * mx.rsqrt(_channel(variance, x) + const(epsilon, variance))

@@ -12,9 +12,7 @@ from fuser.frontends.onnx_types import Host
 
 
 @op("Pad", since=11, host=(1, 3))
-def pad(
-    call: Call, x: mx.array, pads: Host, value: mx.array | None = None, axes: Host | None = None
-) -> mx.array:
+def pad(call: Call, x: mx.array, pads: Host, value: mx.array | None = None, axes: Host | None = None) -> mx.array:
     """Elements added (or cut, where negative) around an array."""
     chosen = list(range(x.ndim)) if axes is None else call.axes(ints(axes), x.ndim)
     return padded(call, x, ints(pads), chosen, value)
@@ -36,9 +34,7 @@ def padded(call: Call, x: mx.array, pads: list[int], axes: list[int], value: mx.
         widths[axis] = (pads[place], pads[place + len(axes)])
     check_dims(call, [size + low + high for size, (low, high) in zip(x.shape, widths, strict=True)])
     mode = call.text("mode", "constant")
-    cut = tuple(
-        slice(max(0, -low), size - max(0, -high)) for size, (low, high) in zip(x.shape, widths, strict=True)
-    )
+    cut = tuple(slice(max(0, -low), size - max(0, -high)) for size, (low, high) in zip(x.shape, widths, strict=True))
     if any(low < 0 or high < 0 for low, high in widths):
         x = x[cut]
     widths = [(max(0, low), max(0, high)) for low, high in widths]

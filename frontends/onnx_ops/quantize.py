@@ -47,9 +47,7 @@ def _spread(call: Call, values: mx.array, shape: tuple[int, ...], axis: int) -> 
     axis = call.axis(axis, len(shape))
     block = call.integer("block_size", 0) or -(-shape[axis] // values.shape[axis])
     if values.shape[axis] != -(-shape[axis] // block):
-        raise call.invalid(
-            f"scales of shape {list(values.shape)} do not fit {list(shape)} in blocks of {block}"
-        )
+        raise call.invalid(f"scales of shape {list(values.shape)} do not fit {list(shape)} in blocks of {block}")
     return mx.repeat(values, block, axis=axis)[tuple(slice(size) for size in shape)]
 
 
@@ -98,9 +96,7 @@ def _settle(result: mx.array | Narrow, *inputs: Value | None) -> Value:
     return to_host(result) if known else result
 
 
-def dequantize(
-    call: Call, x: mx.array, scale: mx.array, zero: Value | None, axis: int, dtype: mx.Dtype
-) -> mx.array:
+def dequantize(call: Call, x: mx.array, scale: mx.array, zero: Value | None, axis: int, dtype: mx.Dtype) -> mx.array:
     """(x - zero) * scale in type `dtype`."""
     shape = tuple(x.shape)
     wide = mx.float32 if dtype in HALVES else dtype
@@ -172,19 +168,13 @@ def matmul_integer(
     return exact_product(_centered(call, a, a_zero, True), _centered(call, b, b_zero, False))
 
 
-def _requantized(
-    call: Call, exact: mx.array, factor: mx.array, zero: mx.array, number: int
-) -> mx.array | Narrow:
+def _requantized(call: Call, exact: mx.array, factor: mx.array, zero: mx.array, number: int) -> mx.array | Narrow:
     limits = _limits(number)
     if limits is None:
         raise call.refuse(f"quantized results of type {type_name(number)}")
     whole = mx.round(exact.astype(mx.float32) * factor) + zero.astype(mx.float32)
     clipped = mx.clip(whole, mx.array(float(limits[0])), mx.array(float(limits[1])))
-    return (
-        Narrow(clipped.astype(CARRIERS[number]), number)
-        if number in CARRIERS
-        else clipped.astype(MLX_TYPES[number])
-    )
+    return Narrow(clipped.astype(CARRIERS[number]), number) if number in CARRIERS else clipped.astype(MLX_TYPES[number])
 
 
 @op("QLinearMatMul", raw=True)
@@ -238,11 +228,7 @@ def conv_integer(
     call: Call, x: mx.array, weight: mx.array, x_zero: mx.array | None = None, w_zero: mx.array | None = None
 ) -> mx.array:
     """Convolution of quantized values as int32."""
-    wide = (
-        x.astype(mx.float32)
-        if x_zero is None
-        else x.astype(mx.float32) - x_zero.reshape(()).astype(mx.float32)
-    )
+    wide = x.astype(mx.float32) if x_zero is None else x.astype(mx.float32) - x_zero.reshape(()).astype(mx.float32)
     return _exact_convolution(call, wide, _filters(w_zero, weight))
 
 

@@ -112,8 +112,7 @@ def _layer(
     for place, backwards in enumerate(kinds[direction]):
         source = _turned(x, lengths) if backwards else x
         states = tuple(
-            mx.zeros((x.shape[1], hidden), dtype=x.dtype) if state is None else state[place]
-            for state in initial
+            mx.zeros((x.shape[1], hidden), dtype=x.dtype) if state is None else state[place] for state in initial
         )
         gates, step = cell(place, source)
         outputs, states = _unroll(gates, states, step, lengths)

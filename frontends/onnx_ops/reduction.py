@@ -46,9 +46,7 @@ def _limit(x: mx.array, smallest: bool) -> mx.array:
 def _extreme(smallest: bool) -> Reduce:
     def reduce(x: mx.array, axes: list[int], keep: bool) -> mx.array:
         if any(x.shape[axis] == 0 for axis in axes):  # MLX has no maximum of nothing; ONNX has
-            dims = [
-                1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes
-            ]
+            dims = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
             return mx.broadcast_to(_limit(x, not smallest), dims)
         if x.dtype == mx.bool_:
             return mx.all(x, axis=axes, keepdims=keep) if smallest else mx.any(x, axis=axes, keepdims=keep)
@@ -125,9 +123,7 @@ def _on_host(name: str, function: Callable[..., Any]) -> None:
         chosen = _axes(call, axes, x.ndim)
         if chosen is None:
             return x
-        return np.asarray(
-            function(x, axis=tuple(chosen), keepdims=call.flag("keepdims", True), dtype=x.dtype)
-        )
+        return np.asarray(function(x, axis=tuple(chosen), keepdims=call.flag("keepdims", True), dtype=x.dtype))
 
 
 _on_host("ReduceSum", np.sum)

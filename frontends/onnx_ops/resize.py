@@ -138,9 +138,7 @@ def _resize(
         crop = transform == "tf_crop_and_resize"
         if out == size and scale == 1 and not crop:
             continue
-        at = _coordinates(
-            call, transform, size, out, scale, (roi[place], roi[place + len(axes)]) if crop else (0, 1)
-        )
+        at = _coordinates(call, transform, size, out, scale, (roi[place], roi[place + len(axes)]) if crop else (0, 1))
         if crop and ((at < 0) | (at > size - 1)).any():
             shape = [1] * x.ndim
             shape[axis] = out

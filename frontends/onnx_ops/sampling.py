@@ -45,9 +45,7 @@ def _reflected(x: mx.array, low: float, high: float) -> mx.array:
     return const(low, x) + mx.where(rest > const(span, x), const(2 * span, x) - rest, rest)
 
 
-def sample(
-    data: mx.array, at: Sequence[mx.array], mode: str, padding: str = "zeros", align: bool = False
-) -> mx.array:
+def sample(data: mx.array, at: Sequence[mx.array], mode: str, padding: str = "zeros", align: bool = False) -> mx.array:
     """Values of `[N, C, *spatial]` at pixel coordinates, one array `[N, points]` for each spatial axis."""
     sizes = data.shape[2:]
     neighbours: list[list[tuple[mx.array, mx.array]]] = []
@@ -123,9 +121,7 @@ def affine_grid(call: Call, theta: mx.array, size: Host) -> mx.array:
             lines.append((2 * steps + 1) / count - 1)
     mesh = np.meshgrid(*lines, indexing="ij")
     points = np.stack([*mesh[::-1], np.ones(dims)], axis=-1).reshape(-1, rank + 1)
-    product_ = mx.matmul(
-        mx.array(points.astype(np.float32)).astype(theta.dtype), mx.transpose(theta, (0, 2, 1))
-    )
+    product_ = mx.matmul(mx.array(points.astype(np.float32)).astype(theta.dtype), mx.transpose(theta, (0, 2, 1)))
     return product_.reshape(theta.shape[0], *dims, rank)
 
 
@@ -147,23 +143,15 @@ def deform_conv(
     pads = call.integers("pads", [0] * 2 * rank)
     n, channels = x.shape[:2]
     if channels % shared or channels != weight.shape[1] * groups or offset.shape[1] != shared * taps * rank:
-        raise call.invalid(
-            f"weights {list(weight.shape)} and offsets {list(offset.shape)} do not fit {list(x.shape)}"
-        )
+        raise call.invalid(f"weights {list(weight.shape)} and offsets {list(offset.shape)} do not fit {list(x.shape)}")
     moves = offset.reshape(n * shared, taps, rank, points)
     at = []
     for axis in range(rank):
         shape = [1] * 2 * rank
         shape[axis], shape[rank + axis] = kernel[axis], out[axis]
-        place = (
-            np.arange(kernel[axis])[:, None] * dilation[axis]
-            + np.arange(out[axis]) * stride[axis]
-            - pads[axis]
-        )
+        place = np.arange(kernel[axis])[:, None] * dilation[axis] + np.arange(out[axis]) * stride[axis] - pads[axis]
         base = np.broadcast_to(place.reshape(shape), (*kernel, *out)).reshape(taps, points)
-        at.append(
-            (moves[:, :, axis] + mx.array(base.astype(np.float32)).astype(x.dtype)).reshape(n * shared, -1)
-        )
+        at.append((moves[:, :, axis] + mx.array(base.astype(np.float32)).astype(x.dtype)).reshape(n * shared, -1))
     values = sample(x.reshape(n * shared, channels // shared, *x.shape[2:]), at, "linear", "zeros", True)
     values = values.reshape(n, shared, channels // shared, taps, points)
     if mask is not None:
@@ -193,9 +181,7 @@ def roi_align(call: Call, x: mx.array, rois: mx.array, batch: mx.array) -> mx.ar
         parts.append(_pooled(call, x, rois[index : index + 1], batch[index : index + 1], rows, columns))
     if parts:
         return mx.concatenate(parts, axis=0)
-    return mx.zeros(
-        (0, x.shape[1], call.integer("output_height", 1), call.integer("output_width", 1)), dtype=x.dtype
-    )
+    return mx.zeros((0, x.shape[1], call.integer("output_height", 1), call.integer("output_width", 1)), dtype=x.dtype)
 
 
 def _known(call: Call, rois: mx.array) -> Host:

@@ -176,9 +176,7 @@ def concat(call: Call, *inputs: mx.array | Narrow) -> mx.array | Narrow:
 
 @on_host("Concat")
 def _host_concat(call: Call, *inputs: Host) -> Host:
-    return np.concatenate(
-        inputs, axis=call.axis(call.integer("axis", 1 if call.version < 4 else None), inputs[0].ndim)
-    )
+    return np.concatenate(inputs, axis=call.axis(call.integer("axis", 1 if call.version < 4 else None), inputs[0].ndim))
 
 
 def _parts(call: Call, size: int, sizes: Sequence[int] | None) -> list[int]:
@@ -254,17 +252,13 @@ def _sliced(x: mx.array, index: tuple[slice, ...]) -> mx.array:
 @op("Slice", moves=True)
 def slice_attributes(call: Call, x: mx.array) -> mx.array:
     """A slice, before opset 10."""
-    return _sliced(
-        x, _slices(call, x.shape, call.integers("starts"), call.integers("ends"), call.get("axes"), None)
-    )
+    return _sliced(x, _slices(call, x.shape, call.integers("starts"), call.integers("ends"), call.get("axes"), None))
 
 
 @on_host("Slice")
 def _host_slice(call: Call, x: Host, *bounds: Host | None) -> Host:
     if not bounds:
-        return x[
-            _slices(call, x.shape, call.integers("starts"), call.integers("ends"), call.get("axes"), None)
-        ]
+        return x[_slices(call, x.shape, call.integers("starts"), call.integers("ends"), call.get("axes"), None)]
     given = [None if item is None else ints(item) for item in bounds] + [None, None]
     if given[0] is None or given[1] is None:
         raise call.invalid("it has no starts or ends")
@@ -330,9 +324,7 @@ def arange(call: Call, start: Host, limit: Host, delta: Host) -> Host:
     check_dims(call, [count])
     if count > 1 << 26:
         raise call.invalid(f"a range of {count} numbers is too long")
-    return np.asarray(
-        start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(()), dtype=start.dtype
-    )
+    return np.asarray(start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(()), dtype=start.dtype)
 
 
 @op("Range", raw=True, host=(0, 1, 2))

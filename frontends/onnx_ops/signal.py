@@ -21,9 +21,7 @@ def _waves(call: Call, length: int, count: int, dtype: mx.Dtype) -> tuple[mx.arr
     # the angle is reduced in whole numbers, or large ones would lose their last digits
     angle = 2 * np.pi / length * (np.arange(length)[:, None] * np.arange(count)[None, :] % length)
     numpy = NUMPY_TYPES[number_of(dtype)]
-    return mx.array(np.cos(angle).astype(numpy), dtype=dtype), mx.array(
-        np.sin(angle).astype(numpy), dtype=dtype
-    )
+    return mx.array(np.cos(angle).astype(numpy), dtype=dtype), mx.array(np.sin(angle).astype(numpy), dtype=dtype)
 
 
 def _fit(x: mx.array, length: int) -> mx.array:
@@ -33,9 +31,7 @@ def _fit(x: mx.array, length: int) -> mx.array:
     return mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
 
 
-def transform(
-    call: Call, real: mx.array, imaginary: mx.array | None, length: int, one_sided: bool
-) -> mx.array:
+def transform(call: Call, real: mx.array, imaginary: mx.array | None, length: int, one_sided: bool) -> mx.array:
     """The Fourier transform along the last axis, real and imaginary parts on a new last one."""
     cos, sin = _waves(call, length, length // 2 + 1 if one_sided else length, real.dtype)
     real = _fit(real, length)
@@ -46,9 +42,7 @@ def transform(
     return mx.stack([x, y], axis=-1)
 
 
-def _inverse(
-    call: Call, real: mx.array, imaginary: mx.array | None, length: int, one_sided: bool
-) -> mx.array:
+def _inverse(call: Call, real: mx.array, imaginary: mx.array | None, length: int, one_sided: bool) -> mx.array:
     cos, sin = _waves(call, length, length, real.dtype)
     scale = np.full(length, 1 / length)
     if one_sided:
@@ -99,9 +93,7 @@ def dft_attribute(call: Call, x: mx.array, length: Host | None = None) -> mx.arr
 
 
 @op("STFT", host=(1, 3))
-def stft(
-    call: Call, x: mx.array, step: Host, window: mx.array | None = None, length: Host | None = None
-) -> mx.array:
+def stft(call: Call, x: mx.array, step: Host, window: mx.array | None = None, length: Host | None = None) -> mx.array:
     """Fourier transforms of overlapping frames of a signal."""
     hop = ints(step)[0]
     size = ints(length)[0] if length is not None else window.shape[0] if window is not None else x.shape[1]

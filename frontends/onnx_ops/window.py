@@ -89,12 +89,7 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
     if not 1 <= rank <= 3:
         raise call.refuse(f"MLX has no convolution over {rank} spatial axes")
     groups = call.integer("group", 1)
-    if (
-        weight.ndim != x.ndim
-        or groups < 1
-        or weight.shape[1] * groups != x.shape[1]
-        or weight.shape[0] % groups
-    ):
+    if weight.ndim != x.ndim or groups < 1 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise call.invalid(f"weights {list(weight.shape)} in {groups} groups do not fit {list(x.shape)}")
     view = window(call, x.shape[2:], weight.shape[2:])
     result = channels_first(
@@ -110,9 +105,7 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
     return result if bias is None else result + bias.reshape(-1, *(1,) * rank)
 
 
-def slide(
-    x: mx.array, view: Window, fill: float, combine: Callable[[mx.array, mx.array], mx.array]
-) -> mx.array:
+def slide(x: mx.array, view: Window, fill: float, combine: Callable[[mx.array, mx.array], mx.array]) -> mx.array:
     """Combine the elements of every window, one axis after the other."""
     for axis in range(len(view.size)):
         at = axis + 2

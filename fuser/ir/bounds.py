@@ -18,7 +18,9 @@ _PASS = frozenset(
     {"Broadcast", "Reshape", "Transpose", "Flatten", "Unflatten", "Squeeze", "ExpandDims", "Slice", "AsType", "Gather",
      "GatherAxis", "Copy", "Contiguous", "StopGradient", "Full"}
 )  # fmt: skip
-_LAYERS = frozenset({"Matmul", "AddMM", "Convolution", "QuantizedMatmul", "GatherMM", "GatherQMM", "RMSNorm", "LayerNorm"})
+_LAYERS = frozenset(
+    {"Matmul", "AddMM", "Convolution", "QuantizedMatmul", "GatherMM", "GatherQMM", "RMSNorm", "LayerNorm"}
+)
 
 
 def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:

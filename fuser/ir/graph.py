@@ -142,7 +142,12 @@ class Graph:
         return Value(node)
 
     def add(
-        self, op: str, operands: Sequence[Value], *arguments: Any, scope: str = "", outputs: Iterable[TensorType] = ()
+        self,
+        op: str,
+        operands: Sequence[Value],
+        *arguments: Any,
+        scope: str = "",
+        outputs: Iterable[TensorType] = (),
     ) -> Value:
         """A new node of the primitive `op`; its first output.
 

@@ -21,8 +21,8 @@ _NOT_KNOWN = frozenset({"RandomBits", INPUT})
 class Known:
     """Evaluates the constant part of a graph on demand, once.
 
-    `given` are values of inputs that may be relied on; those that were are in `relied`, so that the caller can make sure
-    that they still hold when the program runs.
+    `given` are values of inputs that may be relied on; those that were are in `relied`, so that the caller can make
+    sure that they still hold when the program runs.
     """
 
     def __init__(self, graph: Graph, given: Mapping[Node, mx.array] | None = None) -> None:

@@ -151,9 +151,7 @@ def _split(x: mx.array, indices: Sequence[int], axis: int) -> Sequence[mx.array]
     return tuple(parts)
 
 
-def _pad(
-    x: mx.array, value: mx.array, axes: Sequence[int], low: Sequence[int], high: Sequence[int]
-) -> mx.array:
+def _pad(x: mx.array, value: mx.array, axes: Sequence[int], low: Sequence[int], high: Sequence[int]) -> mx.array:
     widths = [(0, 0)] * x.ndim
     for axis, before, after in zip(axes, low, high, strict=True):
         widths[axis] = (before, after)

@@ -87,9 +87,7 @@ def _scatter(x: Sequence[mx.array], kind: int, axes: Sequence[int]) -> mx.array:
     lead = updates.ndim - source.ndim
     sizes = updates.shape[lead:]
     indices, windows = _indices(x[1:-1], axes, sizes, source.shape)
-    key: list[Any] = [
-        slice(None) if n == m else slice(0, n) for n, m in zip(sizes, source.shape, strict=True)
-    ]
+    key: list[Any] = [slice(None) if n == m else slice(0, n) for n, m in zip(sizes, source.shape, strict=True)]
     for axis, index in zip(axes, indices, strict=True):
         key[axis] = index
     kept = [axis for axis in range(source.ndim) if axis not in axes or axis in windows]

@@ -44,9 +44,7 @@ def _gather_qmm(a: Arguments, x: Sequence[mx.array]) -> mx.array:
 
 def _quantized_matmul(a: Arguments, x: Sequence[mx.array]) -> mx.array:
     biases = x[3] if len(x) > 3 else None
-    return mx.quantized_matmul(
-        x[0], x[1], x[2], biases, transpose=a[3], group_size=a[0], bits=a[1], mode=MODES[a[2]]
-    )
+    return mx.quantized_matmul(x[0], x[1], x[2], biases, transpose=a[3], group_size=a[0], bits=a[1], mode=MODES[a[2]])
 
 
 def _block_masked_mm(x: Sequence[mx.array], block_size: int) -> mx.array:
@@ -82,13 +80,9 @@ LINEAR: dict[str, Rebuild] = {
     "Hadamard": lambda a, x, _: (mx.hadamard_transform(x[0], scale=a[0]),),
     "FFT": lambda a, x, _: (_fft(x[0], *a),),
     "Cholesky": lambda a, x, _: (mx.linalg.cholesky(x[0], upper=a[0], stream=mx.cpu),),
-    "Eig": lambda a, x, _: (
-        mx.linalg.eig(x[0], stream=mx.cpu) if a[0] else (mx.linalg.eigvals(x[0], stream=mx.cpu),)
-    ),
+    "Eig": lambda a, x, _: mx.linalg.eig(x[0], stream=mx.cpu) if a[0] else (mx.linalg.eigvals(x[0], stream=mx.cpu),),
     "Eigh": lambda a, x, _: (
-        mx.linalg.eigh(x[0], a[0], stream=mx.cpu)
-        if a[1]
-        else (mx.linalg.eigvalsh(x[0], a[0], stream=mx.cpu),)
+        mx.linalg.eigh(x[0], a[0], stream=mx.cpu) if a[1] else (mx.linalg.eigvalsh(x[0], a[0], stream=mx.cpu),)
     ),
     "Inverse": lambda a, x, _: (
         mx.linalg.tri_inv(x[0], upper=a[1], stream=mx.cpu) if a[0] else mx.linalg.inv(x[0], stream=mx.cpu),

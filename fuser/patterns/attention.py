@@ -190,7 +190,10 @@ def _roles(program: Program, before: Scores, after: Sequence[Weighted], dims: Di
     rows = rows or set(axes_of(dims[-2:-1]))
     queries = tuple(axis for axis in free if axis in rows)
     # of queries merged with heads, the queries are those that stand alone later on, or that a mask tells apart
-    for some in (axes_of(dims[-2:-1]), *(axes_of(mask.term.dims) for mask in before.masks if _with_keys(mask, keys))):
+    for some in (
+        axes_of(dims[-2:-1]),
+        *(axes_of(mask.term.dims) for mask in before.masks if _with_keys(mask, keys)),
+    ):
         queries = tuple(axis for axis in queries if axis in some) or queries
     groups = tuple(axis for axis in free if axis not in queries)
     outer = shared[: max(len(shared) - 1, 1)] if outer is None else outer
@@ -266,4 +269,3 @@ def _given(program: Program, output: Value) -> mx.Dtype:
 def promoted(left: mx.Dtype, right: mx.Dtype) -> mx.Dtype:
     """The type that holds both."""
     return mx.result_type(mx.zeros((), left), mx.zeros((), right)) if left != right else left
-

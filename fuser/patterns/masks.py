@@ -1,11 +1,11 @@
 """What the masks of a region mean together: known ones are read by their value, the others keep their arrays.
 
-A mask is a *keep* mask where it decides which keys count, and a *bias* where it shifts scores. Known arrays of both kinds
-are evaluated; a bias of zeros and of numbers so low that the weight vanishes is a keep mask.
+A mask is a *keep* mask where it decides which keys count, and a *bias* where it shifts scores. Known arrays of both
+kinds are evaluated; a bias of zeros and of numbers so low that the weight vanishes is a keep mask.
 
 A row in which no key is kept has an answer of its own in every spelling: NaN where -inf was filled, the mean of the
-values where one finite number was, zeros where a guard replaced the NaN. `empty` says which it is; `None` says that there
-is no such row, or that the kernel answers as the program does.
+values where one finite number was, zeros where a guard replaced the NaN. `empty` says which it is; `None` says that
+there is no such row, or that the kernel answers as the program does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,14 @@ class Reading:
 
 
 def read(
-    program: Program, masks: Sequence[Mask], axes: Dim, queries: Dim, keys: Dim, half: bool, guarded: bool, at: Node
+    program: Program,
+    masks: Sequence[Mask],
+    axes: Dim,
+    queries: Dim,
+    keys: Dim,
+    half: bool,
+    guarded: bool,
+    at: Node,
 ) -> Reading:
     """The meaning of `masks` (outermost first) over `axes`, which end with the queries and the keys.
 
@@ -96,7 +103,9 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool,
         here = total[np.broadcast_to(hidden, total.shape)]
         if (here == -math.inf).all():
             empty = "zero" if guarded else "nan"
-        elif len(set(here)) == 1 and (here[0] <= SURE or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()):
+        elif len(set(here)) == 1 and (
+            here[0] <= SURE or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()
+        ):
             empty = "mean"
         elif (lost & hidden & (total > SURE)).any():
             raise Miss("masks of several fills meet in rows that are masked wholly", at)
@@ -112,9 +121,7 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool,
     return Reading(axes, "additive", bias=smallest(np.where(counts, total, -math.inf)), empty=empty)
 
 
-def _read_traced(
-    program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node
-) -> Reading:
+def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
     steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
     fills, bias = set(), any(mask.kind == "floor" for mask, _ in steps)
@@ -136,7 +143,7 @@ def _read_traced(
     if not bias and (len(fills) == 1 or not finite):
         empty: Empty = "mean" if finite else "zero" if guarded else "nan"
         return Reading(axes, "boolean", known_keep, keeps, empty=empty)
-    if any(mask.kind == "keep" and SURE < mask.fill for mask, _ in steps) and not half:
+    if any(mask.kind == "keep" and mask.fill > SURE for mask, _ in steps) and not half:
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "zero" if guarded else "mean" if half and finite else None
     if late is None and not all(_finite(program, mask, known) for mask, known in steps):
@@ -273,6 +280,9 @@ def varying(reading: Reading) -> frozenset[object]:
     for known in (reading.keep, reading.bias, *(known for _, known in reading.steps)):
         if known is not None:
             axes |= {axis for axis, size in zip(reading.axes, known.shape, strict=True) if size != 1}
-    for mask in (*reading.keeps, *(mask for mask, known in reading.steps if known is None and mask.kind != "floor")):
+    for mask in (
+        *reading.keeps,
+        *(mask for mask, known in reading.steps if known is None and mask.kind != "floor"),
+    ):
         axes |= set(axes_of(mask.term.dims))
     return frozenset(axes)

@@ -12,7 +12,7 @@ from fuser.patterns.cursor import Program
 
 
 def repeated(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] | None:
-    """What `value` takes each element of (maybe several times, all equally often), and what the dimensions of that mean."""
+    """What `value` takes each element of, all equally often, and what the dimensions of that mean."""
     if value.node.op == "Gather":
         return _gathered(program, value, resolve(dims))
     if value.node.op == "Concatenate":
@@ -53,7 +53,11 @@ def _gathered(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] 
         if len(varies) > 1:
             return None
         along = varies[0] if varies else None
-        order = places.reshape(-1)[:1] if along is None else np.moveaxis(places, along, 0).reshape(places.shape[along], -1)[:, 0]
+        order = (
+            places.reshape(-1)[:1]
+            if along is None
+            else np.moveaxis(places, along, 0).reshape(places.shape[along], -1)[:, 0]
+        )
         kept = taken(dims[along] if along is not None else (), [int(i) for i in order], source.shape[axis])
         if kept is None:
             return None

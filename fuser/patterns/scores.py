@@ -1,8 +1,8 @@
 """From the softmax back to the product of queries and keys: one peeler for each thing that may lie between.
 
 A peeler takes a cursor to where it leads: it returns the cursors past the node, of which the first that reaches a
-product wins, or raises `Miss`. What it goes by is the meaning, so its guard is part of it: an array that varies along the
-keys is no scale.
+product wins, or raises `Miss`. What it goes by is the meaning, so its guard is part of it: an array that varies along
+the keys is no scale.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def scores(cursor: Cursor) -> Scores:
         return product(cursor)
     peeler = PEELERS.get(cursor.op)
     if peeler is None:
-        raise cursor.miss(WHY.get(cursor.op, f"between product and softmax stands {cursor.op}, which the kernel cannot do"))
+        raise cursor.miss(
+            WHY.get(cursor.op, f"between product and softmax stands {cursor.op}, which the kernel cannot do")
+        )
     found: list[Scores] = []
     furthest: Miss | None = None
     for way in peeler(cursor):
@@ -171,7 +173,9 @@ def scaled(cursor: Cursor, value: Value, other: Value, divides: bool = False) ->
         more = Scale(1.0, (), (term,)) if divides else Scale(1.0, (term,))
         return cursor.to(value, None, cursor.scale.over(more))
     if divides:
-        raise cursor.miss(f"the scores are divided by {cursor.program.name(other)}, which varies along the keys: no scale")
+        raise cursor.miss(
+            f"the scores are divided by {cursor.program.name(other)}, which varies along the keys: no scale"
+        )
     return cursor.to(value, None, None, Mask("times", term, cursor.scale))
 
 
@@ -209,7 +213,9 @@ def of_scores(cursor: Cursor, shift: Value, scores: Value) -> bool:
     while shift.node.op in ("Multiply", "Divide") or shift.node.op in VIEWS:
         operands = program.operands(shift)
         known = [operand for operand in operands if program.known.number(operand) is not None]
-        if shift.node.op in ("Multiply", "Divide") and (len(known) != 1 or shift.node.op == "Divide" and known[0] != operands[1]):
+        if shift.node.op in ("Multiply", "Divide") and (
+            len(known) != 1 or (shift.node.op == "Divide" and known[0] != operands[1])
+        ):
             return False
         shift = next(operand for operand in operands if operand not in known)
     return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
@@ -258,7 +264,7 @@ def maximum(cursor: Cursor) -> Iterable[Cursor]:
 
 
 def both_ways(cursor: Cursor) -> Iterable[tuple[Value, Value]]:
-    """The operands of a binary node as (scores, other), likelier way first; what is known is the scores only if all is."""
+    """The operands of a binary node as (scores, other); what is known is the scores only if all is."""
     left, right = cursor.operands()
     known = cursor.program.known
     for value, other in ((left, right), (right, left)):
@@ -286,7 +292,9 @@ def product(cursor: Cursor) -> Scores:
     if not second.axes >= keys or first.axes & keys:
         first, second, rows = second, first, dims[-1]
     if not second.axes >= keys or first.axes & keys:
-        raise cursor.miss("the product is not one of queries and keys: the softmax runs along other axes than the keys'")
+        raise cursor.miss(
+            "the product is not one of queries and keys: the softmax runs along other axes than the keys'"
+        )
     scale = scale.times(first.number * second.number)
     rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
     found = Product(first, second, tuple(axes_of([depth])), scale, rows, cursor.value)
@@ -303,5 +311,3 @@ def _summed(cursor: Cursor) -> tuple[Value, Value, tuple[Dim, ...], tuple[Dim, .
     dims = tuple(depth if i == place else dim for i, dim in enumerate(resolve(cursor.dims)))
     left, right = cursor.program.operands(source)
     return left, right, dims, dims, depth, ()
-
-
