@@ -38,7 +38,10 @@ def collect() -> Iterator[list[Mark]]:
 
 
 def mark(
-    name: str, inputs: Sequence[mx.array], outputs: Sequence[mx.array], primitive: tuple[Any, ...] | None = None
+    name: str,
+    inputs: Sequence[mx.array],
+    outputs: Sequence[mx.array],
+    primitive: tuple[Any, ...] | None = None,
 ) -> None:
     """Say that the piece `name` made `outputs` from `inputs`; does nothing when nobody traces."""
     marks = _marks.get()

@@ -1,86 +1,239 @@
 """State that a program keeps in containers: the arrays of modules, optimizers, caches and random generators.
 
-The arrays are swapped for others while a program is traced, and put back; what the program changed is known after.
+The arrays are swapped for others while a program is traced, and put back; what it changed is known after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from operator import is_
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
+
+from fuser.errors import TraceError
+from fuser.frontends.trees import Slot, Spec, Variables, Walk, unflatten
+
+Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
 
 
-class Slot(NamedTuple):
-    """A place that holds an array: a key of a dictionary or an index of a list."""
+class Signature:
+    """What of a state decides about the program: all but the values of its arrays. Hashed once."""
 
-    container: Any
-    key: Hashable
+    __slots__ = ("_hash", "_what")
 
-    @property
-    def array(self) -> mx.array:
-        """What it holds now."""
-        array: mx.array = self.container[self.key]
-        return array
+    def __init__(self, spec: Spec, types: Types) -> None:
+        self._what = (spec, types)
+        self._hash = hash(self._what)
 
+    def __hash__(self) -> int:
+        return self._hash
 
-def slots(trees: Sequence[Any]) -> list[Slot]:
-    """Every place in the dictionaries and lists of `trees` (modules are dictionaries) that holds an array, each once."""
-    found: list[Slot] = []
-    seen: set[int] = set()
-    for tree in trees:
-        _collect(tree, found, seen)
-    return found
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Signature) and self._hash == other._hash and self._what == other._what
 
 
-def _collect(tree: Any, found: list[Slot], seen: set[int]) -> None:
-    if not isinstance(tree, dict | list | tuple) or id(tree) in seen:
-        return
-    seen.add(id(tree))
-    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        if isinstance(child, mx.array):
-            if not isinstance(tree, tuple):
-                found.append(Slot(tree, key))
+class Held:
+    """What the containers of some roots held when they were last looked at.
+
+    A look is cheap while nothing has changed: it compares what the containers hold, by identity.
+    """
+
+    def __init__(self, roots: Sequence[Any], known: Walk | None = None) -> None:
+        walk = Walk(known.index if known is not None else None, lenient=True)
+        spec = walk.walk(tuple(roots))
+        self.objects, self.stores, self.ids = walk.objects, walk.stores, walk.index.keys()
+        self.slots: list[Slot] = []
+        self.arrays: list[mx.array] = []
+        for slot, array in zip(walk.slots, walk.arrays, strict=True):
+            if slot is not None:
+                self.slots.append(slot)
+                self.arrays.append(array)
+        self._types = types_of(self.arrays)
+        self.signature = Signature(spec, self._types)
+        self._dictionaries = [store for store in self.stores if isinstance(store, dict)]
+        self._others = [store for store in self.stores if not isinstance(store, dict)]
+        self._values = self._look()
+        places: dict[int, int] = {id(value): place for place, value in enumerate(self._values)}
+        self._simple = all(not slot.path for slot in self.slots) and len(set(map(id, self.arrays))) == len(self.arrays)
+        self._places = [places[id(array)] for array in self.arrays] if self._simple else []
+
+    def _look(self) -> list[Any]:
+        return [
+            *chain.from_iterable(map(dict.values, self._dictionaries)),
+            *chain.from_iterable(store.values() if isinstance(store, Variables) else store for store in self._others),
+        ]
+
+    def still(self) -> bool:
+        """Whether all is as it was, but for the values of arrays; those are looked up again."""
+        values, before = self._look(), self._values
+        if len(values) != len(before):
+            return False
+        if all(map(is_, values, before)):
+            return True
+        if not self._simple:
+            return False
+        arrays = [values[place] for place in self._places]
+        if not all(type(array) is mx.array for array in arrays) or types_of(arrays) != self._types:
+            return False
+        changed = sum(map(is_, values, before)) + len(arrays) - sum(map(is_, arrays, self.arrays))
+        if changed != len(values) or len(set(map(id, arrays))) != len(arrays):
+            return False
+        self.arrays, self._values = arrays, values
+        return True
+
+
+def types_of(arrays: Sequence[mx.array]) -> Types:
+    """Shapes and dtypes."""
+    return tuple([(array.shape, array.dtype) for array in arrays])
+
+
+class Change(NamedTuple):
+    """Something that a call puts into a container: an array, or whatever else."""
+
+    store: int
+    """Which container, in the order in which they are met."""
+    key: Any
+    """`WHOLE` for a list whose length changed."""
+    spec: Spec | None
+    """None: the key is taken away."""
+
+    def apply(self, stores: Sequence[Any], arrays: Iterator[mx.array], objects: list[Any]) -> None:
+        """Do to the containers what the program did when it was traced."""
+        store = stores[self.store]
+        if self.spec is None:
+            dict.pop(store, self.key, None)
+            return
+        value = unflatten(self.spec, arrays, objects)
+        if self.key is WHOLE:
+            store[:] = value
+        elif isinstance(store, dict):
+            dict.__setitem__(store, self.key, value)
         else:
-            _collect(child, found, seen)
+            store[self.key] = value
+
+
+WHOLE = slice(None)
 
 
 @contextmanager
 def swapped(
-    trees: Sequence[Any], places: Sequence[Slot], arrays: Sequence[mx.array]
-) -> Iterator[Callable[[], list[Slot]]]:
-    """Inside the `with` block the `places` of `trees` hold `arrays`; after it, all is as before.
+    stores: Sequence[Any], slots: Sequence[Slot | None], arrays: Sequence[mx.array]
+) -> Iterator[Callable[[Walk], list[Change]]]:
+    """Inside the `with` block the `slots` of `stores` hold `arrays`; after it, all is as before.
 
-    Yields a function that tells which places the program has changed since.
+    Yields a function that tells what the program has changed since; it takes new values apart with a walk.
     """
-    containers = _containers(trees)
-    before = [(each, list(each.items()) if isinstance(each, dict) else list(each)) for each in containers]
-    for (container, key), array in zip(places, arrays, strict=True):
-        container[key] = array
-    placed = {(id(container), key): array for (container, key), array in zip(places, arrays, strict=True)}
-
-    def changed() -> list[Slot]:
-        return [each for each in slots(trees) if placed.get((id(each.container), each.key)) is not each.array]
-
+    before = [_copy(store) for store in stores]
     try:
-        yield changed
+        for slot, array in zip(slots, arrays, strict=True):
+            if slot is not None:
+                slot.put(array)
+        given = [_copy(store) for store in stores]
+        yield lambda walk: [
+            change
+            for number, (store, items) in enumerate(zip(stores, given, strict=True))
+            for change in _changes(number, store, items, walk)
+        ]
     finally:
-        for container, items in before:
-            # a module is a dictionary with an `update` of its own
-            if isinstance(container, dict):
-                dict.clear(container)
-                dict.update(container, items)
-            else:
-                container[:] = items
+        for store, items in zip(stores, before, strict=True):
+            _restore(store, items)
 
 
-def _containers(trees: Sequence[Any]) -> list[Any]:
-    found: dict[int, Any] = {}
-    stack = list(trees)
-    while stack:
-        tree = stack.pop()
-        if isinstance(tree, dict | list | tuple) and id(tree) not in found:
-            found[id(tree)] = tree
-            stack.extend(tree.values() if isinstance(tree, dict) else tree)
-    return [each for each in found.values() if not isinstance(each, tuple)]
+def _copy(store: Any) -> Any:
+    return list(store) if isinstance(store, list) else dict(store.items())
+
+
+def _restore(store: Any, items: Any) -> None:
+    now = _copy(store)
+    if isinstance(store, list):
+        if len(now) != len(items) or not all(map(is_, now, items)):
+            store[:] = items
+    elif isinstance(store, Variables):
+        for name, value in items.items():
+            if now.get(name) is not value:
+                store[name] = value
+    elif list(now) != list(items) or not all(map(is_, now.values(), items.values())):
+        # a module is a dictionary with an `update` of its own
+        dict.clear(store)
+        dict.update(store, items)
+
+
+def _changes(number: int, store: Any, given: Any, walk: Walk) -> list[Change]:
+    if isinstance(store, list):
+        if len(store) != len(given):
+            return [Change(number, WHOLE, walk.walk(tuple(store)))]
+        pairs = enumerate(zip(store, given, strict=True))
+        return [Change(number, place, walk.walk(new)) for place, (new, old) in pairs if new is not old]
+    now = _copy(store)
+    if isinstance(store, Variables) and now.keys() != given.keys():
+        raise TraceError("a variable around the function is made or deleted by it")
+    missing = object()
+    gone = [Change(number, key, None) for key in given if key not in now]
+    changed = {key: value for key, value in now.items() if given.get(key, missing) is not value}
+    return gone + [Change(number, key, walk.walk(value)) for key, value in changed.items()]
+
+
+class RandomState:
+    """MLX's global random state, as a container of one array that can be filled.
+
+    Nobody can set it but the captured outputs of a compiled function: one that gives back its argument does.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def get(self) -> mx.array:
+        """The key from which the next draw comes."""
+        state: Any = mx.random.state
+        return state[0]  # type: ignore[no-any-return]
+
+    def put(self, key: mx.array) -> bool:
+        """Let the next draw come from `key`; false where that cannot be: while MLX traces the state itself."""
+        local = self._local
+        if not hasattr(local, "setter"):
+            local.box, local.traced = [None], False
+
+            def give(array: mx.array) -> list[mx.array]:
+                local.traced = True
+                local.box[0] = array
+                return []
+
+            local.setter = mx.compile(give, outputs=local.box)
+            # the first call is the one in which MLX traces it
+            local.setter(mx.zeros((2,), mx.uint32))
+        local.traced = False
+        local.box[0] = mx.random.state
+        try:
+            local.setter(key)
+        finally:
+            local.box[0] = None
+        return not local.traced or self._put_evaluated(key)
+
+    @staticmethod
+    def _put_evaluated(key: mx.array) -> bool:
+        """Without compilation there is no captured output; the numbers of the key are a seed, too."""
+        try:
+            high, low = np.array(key).tolist()
+        except (RuntimeError, ValueError):
+            return False
+        mx.random.seed((high << 32) | low)
+        return True
+
+
+random_state = RandomState()
+
+
+def readable(array: mx.array) -> bool:
+    """Whether the value of `array` is there: not while MLX traces it."""
+    try:
+        mx.eval(array)
+    except (RuntimeError, ValueError):
+        return False
+    return True

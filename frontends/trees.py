@@ -1,9 +1,12 @@
-"""Trees of arrays: lists, tuples, named tuples, dataclasses and dictionaries, taken apart and put together again."""
+"""Trees of arrays: lists, tuples, dictionaries and objects, taken apart and put together again."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator
+import gc
+import types
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,85 +17,314 @@ from fuser.errors import TraceError
 class Spec(NamedTuple):
     """The shape of a tree without its arrays; hashable, so that it can key a cache of traces."""
 
-    kind: Hashable
-    """`ARRAY`, `STATIC`, or the class of a container."""
-    keys: tuple[Hashable, ...] = ()
-    """The keys of a dictionary or fields of a dataclass; the value of a static leaf, with its type."""
+    kind: Any
+    """`ARRAY`, `STATIC`, `SHARED`, or the class of a container."""
+    keys: tuple[Any, ...] = ()
+    """The keys of a dictionary and the attributes of an object; type and value of a static leaf."""
     children: tuple[Spec, ...] = ()
+
+
+class Attribute(NamedTuple):
+    """The key of what an object holds as an attribute."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Slot(NamedTuple):
+    """A place that holds an array: a key of a dictionary, an index of a list, or in a tuple there."""
+
+    store: Any
+    """A dictionary (the one of an object's attributes, too), a list, or the variables of a function."""
+    key: Any
+    path: tuple[int, ...] = ()
+
+    @property
+    def array(self) -> mx.array:
+        """What it holds now."""
+        found = self.store[self.key]
+        for index in self.path:
+            found = found[index]
+        return found  # type: ignore[no-any-return]
+
+    def put(self, array: mx.array) -> None:
+        """Let it hold `array`."""
+        self.store[self.key] = _replaced(self.store[self.key], self.path, array) if self.path else array
+
+
+class ByIdentity:
+    """An object that is only ever the same as itself, whatever it says."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 ARRAY = "array"
 STATIC = "static"
-_LEAF = Spec(ARRAY)
+SHARED = "shared"
+LEAF = Spec(ARRAY)
+# beyond this many containers, an argument is no tree but somebody's whole world
+MOST = 20_000
+FEW = 1_000
+_ATOMS = frozenset({int, bool, str, bytes, complex, type(None), type(...), range, mx.Dtype, mx.Device})
+_PLAIN = _ATOMS | {float, types.ModuleType}
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type(mx.compile), type(mx.sin))
+_OPAQUE = (*_FUNCTIONS, type, types.ModuleType, Enum, property)
+
+
+class Walk:
+    """Takes trees apart, and remembers the containers that it met: one that is met again is `SHARED`.
+
+    Containers are taken as they are: their places can be filled with other arrays for a while. A `lenient`
+    walk takes what it cannot look into as static, by identity; otherwise that is a `TraceError`.
+    """
+
+    def __init__(self, known: Mapping[int, int] | None = None, *, lenient: bool = False) -> None:
+        self.arrays: list[mx.array] = []
+        self.slots: list[Slot | None] = []
+        """Where each array lies; None: in no container but tuples."""
+        self.objects: list[Any] = []
+        """The containers, in the order in which they were met, after those that are `known` by id."""
+        self.stores: list[Any] = []
+        """What of them can be filled: dictionaries, lists, and dictionaries of attributes."""
+        self.index: dict[int, int] = dict(known or {})
+        self._lenient = lenient
+
+    def walk(self, tree: Any, store: Any = None, key: Any = None, path: tuple[int, ...] = ()) -> Spec:
+        """The shape of `tree`, which lies at `path` in the tuple at `key` of `store`."""
+        kind = type(tree)
+        if kind is mx.array:
+            self.arrays.append(tree)
+            self.slots.append(None if store is None else Slot(store, key, path))
+            return LEAF
+        if kind in _ATOMS:
+            return Spec(STATIC, (kind, "", tree))
+        if kind is float:
+            # 1, 1.0 and True are equal and hash alike, but make different programs; so do 0.0 and -0.0
+            return Spec(STATIC, (kind, repr(tree), None))
+        if isinstance(tree, tuple):
+            children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tree))
+            return Spec(kind, (), children)
+        if kind is slice:
+            return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
+        if isinstance(tree, dict | list | Variables):
+            return self._container(tree, kind)
+        if isinstance(tree, _OPAQUE) or not hasattr(tree, "__dict__"):
+            return self._leaf(tree, kind)
+        if self._lenient and id(tree) not in self.index and (is_ours(kind) or not is_small(tree)):
+            return self._leaf(tree, kind)
+        return self._container(tree, kind)
+
+    def _container(self, tree: Any, kind: type) -> Spec:
+        number = self.index.get(id(tree))
+        if number is not None:
+            return Spec(SHARED, (number,))
+        if len(self.objects) >= MOST:
+            raise TraceError(f"an argument or result holds more than {MOST} containers")
+        self.index[id(tree)] = len(self.index)
+        self.objects.append(tree)
+        keys: tuple[Hashable, ...] = ()
+        items: list[tuple[Any, Any, Any]] = []
+        if isinstance(tree, list):
+            self.stores.append(tree)
+            items = [(tree, index, child) for index, child in enumerate(tree)]
+        elif isinstance(tree, dict | Variables):
+            self.stores.append(tree)
+            keys = tuple(tree)
+            items = [(tree, name, child) for name, child in tree.items()]
+        attributes: dict[str, Any] = getattr(tree, "__dict__", {})
+        if attributes and not isinstance(tree, list | Variables):
+            self.stores.append(attributes)
+            keys += tuple(map(Attribute, attributes))
+            items += [(attributes, name, child) for name, child in attributes.items()]
+        return Spec(kind, keys, tuple([self.walk(child, store, key) for store, key, child in items]))
+
+    def _leaf(self, tree: Any, kind: type) -> Spec:
+        if isinstance(tree, set):
+            return Spec(STATIC, (kind, "", frozenset(tree)))
+        if self._lenient:
+            return Spec(STATIC, (kind, "", ByIdentity(tree)))
+        if hasattr(tree, "__next__") or not all(type(each) in _ATOMS for each in _slotted(tree)):
+            raise TraceError(f"an argument or result of type {kind.__name__} cannot be looked into")
+        if isinstance(tree, _FUNCTIONS) and _captures(tree):
+            raise TraceError(f"an argument or result is a function that holds arrays or objects: {tree!r}")
+        try:
+            hash(tree)
+        except TypeError:
+            raise TraceError(f"an argument or result of type {kind.__name__} is no array and not hashable") from None
+        return Spec(STATIC, (kind, "", tree))
+
+
+class Variables:
+    """The variables that a function reads from around it, as a container."""
+
+    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[str]) -> None:
+        self._cells = dict(cells)
+        self._outer = outer
+        self._names = (*self._cells, *names)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and values; those that have none are left out."""
+        found = []
+        for name in self._names:
+            try:
+                found.append((name, self[name]))
+            except (KeyError, ValueError):
+                continue
+        return found
+
+    def values(self) -> list[Any]:
+        """The values alone."""
+        return [value for _, value in self.items()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self.items()])
+
+    def __getitem__(self, name: str) -> Any:
+        cell = self._cells.get(name)
+        return self._outer[name] if cell is None else cell.cell_contents
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        cell = self._cells.get(name)
+        if cell is None:
+            self._outer[name] = value
+        else:
+            cell.cell_contents = value
+
+
+def _captures(function: Any) -> bool:
+    """Whether a function that is passed around brings more than its text along."""
+    if isinstance(function, types.FunctionType):
+        held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    elif isinstance(function, types.BuiltinFunctionType | type(mx.sin)):
+        held = []
+    else:
+        held = [each for each in gc.get_referents(function) if each is not type(function)]
+    return any(
+        _captures(each) if isinstance(each, _FUNCTIONS) else not (type(each) in _PLAIN or isinstance(each, type))
+        for each in held
+    )
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is of fuser itself: an ONNX model brings constants, and no state."""
+    return kind.__module__.split(".")[0] == "fuser"
+
+
+def is_small(tree: Any) -> bool:
+    """Whether `tree` leads to few containers: a tokenizer or a logger is not looked into."""
+    seen: set[int] = set()
+    stack = [tree]
+    while stack and len(seen) <= FEW:
+        each = stack.pop()
+        if id(each) in seen or isinstance(each, _OPAQUE):
+            continue
+        parts = list(getattr(each, "__dict__", {}).values())
+        parts += each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
+        if parts:
+            seen.add(id(each))
+            stack.extend(parts[: 50 * FEW])
+    return len(seen) <= FEW
+
+
+def _slotted(tree: Any) -> list[Any]:
+    """What an object without a dictionary of attributes holds."""
+    names = [name for each in type(tree).__mro__ for name in getattr(each, "__slots__", ())]
+    return [getattr(tree, name) for name in names if not isinstance(tree, PurePath) and hasattr(tree, name)]
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _replaced(tree: Any, path: tuple[int, ...], array: mx.array) -> Any:
+    if not path:
+        return array
+    children = [_replaced(child, path[1:], array) if i == path[0] else child for i, child in enumerate(tree)]
+    return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
 
 
 def flatten(tree: Any) -> tuple[list[mx.array], Spec]:
-    """The arrays of `tree` in a fixed order, and the rest of it; raises `TraceError` for a leaf that cannot be hashed."""
-    arrays: list[mx.array] = []
-    return arrays, _flatten(tree, arrays)
+    """The arrays of `tree` in a fixed order, and the rest of it.
+
+    Raises `TraceError` for a leaf that is neither hashable nor an object with attributes.
+    """
+    walk = Walk()
+    spec = walk.walk(tree)
+    return walk.arrays, spec
 
 
-def _flatten(tree: Any, arrays: list[mx.array]) -> Spec:
+def loosened(tree: Any, arrays: Iterator[mx.array]) -> Any:
+    """`tree` with other arrays where it holds them in tuples, and not in containers."""
     if isinstance(tree, mx.array):
-        arrays.append(tree)
-        return _LEAF
-    kind: type = type(tree)
-    if isinstance(tree, dict):
-        return Spec(kind, tuple(tree), tuple(_flatten(child, arrays) for child in tree.values()))
-    if isinstance(tree, list | tuple):
-        return Spec(kind, (), tuple(_flatten(child, arrays) for child in tree))
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        names = tuple(field.name for field in dataclasses.fields(tree))
-        children = tuple(_flatten(getattr(tree, name), arrays) for name in names)
-        if any(map(_has_array, children)):
-            return Spec(kind, names, children)
-    try:
-        hash(tree)
-    except TypeError:
-        raise TraceError(f"an argument or result of type {kind.__name__} is neither an array nor hashable") from None
-    # 1, 1.0 and True are equal and hash alike, but make different programs; so do 0.0 and -0.0
-    return Spec(STATIC, (kind, repr(tree) if isinstance(tree, float) else "", tree))
+        return next(arrays)
+    if isinstance(tree, tuple):
+        children = [loosened(child, arrays) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return tree
 
 
-def _has_array(spec: Spec) -> bool:
-    return spec.kind == ARRAY or any(map(_has_array, spec.children))
+def unflatten(spec: Spec, arrays: Iterable[mx.array], objects: list[Any] | None = None) -> Any:
+    """The tree of `spec` with `arrays` at its leaves.
+
+    `objects` are the containers that it shares; those that are made are put there, too.
+    """
+    return _unflatten(spec, iter(arrays), [] if objects is None else objects)
 
 
-def unflatten(spec: Spec, arrays: Iterable[mx.array]) -> Any:
-    """The tree of `spec` with `arrays` at its leaves."""
-    return _unflatten(spec, iter(arrays))
-
-
-def _unflatten(spec: Spec, arrays: Iterator[mx.array]) -> Any:
+def _unflatten(spec: Spec, arrays: Iterator[mx.array], objects: list[Any]) -> Any:
     if spec.kind == ARRAY:
         return next(arrays)
     if spec.kind == STATIC:
-        return spec.keys[2]
-    children = [_unflatten(child, arrays) for child in spec.children]
-    kind: Callable[..., Any] = spec.kind  # type: ignore[assignment]
-    if issubclass(spec.kind, dict):  # type: ignore[arg-type]
-        return _dictionary(kind, dict(zip(spec.keys, children, strict=True)))
-    if spec.keys:
-        made = object.__new__(spec.kind)  # type: ignore[arg-type]
-        for name, child in zip(spec.keys, children, strict=True):
-            object.__setattr__(made, str(name), child)
+        return _static(*spec.keys)
+    if spec.kind == SHARED:
+        return objects[spec.keys[0]]
+    kind = spec.kind
+    if kind is slice or issubclass(kind, tuple):
+        children = [_unflatten(child, arrays, objects) for child in spec.children]
+        return kind(*children) if kind is slice or hasattr(kind, "_fields") else kind(children)
+    made: Any = [] if kind is list else {} if kind is dict else kind.__new__(kind)
+    objects.append(made)
+    if issubclass(kind, list):
+        made.extend([_unflatten(child, arrays, objects) for child in spec.children])
         return made
-    return kind(*children) if hasattr(kind, "_fields") else kind(children)
-
-
-def _dictionary(kind: Callable[..., Any], items: dict[Any, Any]) -> Any:
-    if kind is dict:
-        return items
-    made = kind.__new__(kind)  # type: ignore[call-overload]
-    made.update(items)
+    for key, child in zip(spec.keys, spec.children, strict=True):
+        value = _unflatten(child, arrays, objects)
+        if isinstance(key, Attribute):
+            made.__dict__[key.name] = value
+        else:
+            dict.__setitem__(made, key, value)
     return made
+
+
+def _static(kind: Any, text: str, value: Any) -> Any:
+    if kind is float:
+        return float(text)
+    if isinstance(value, ByIdentity):
+        return value.value
+    return kind(value) if issubclass(kind, set) else value
 
 
 def names(spec: Spec) -> list[str]:
     """A name for each array of a tree: the keys that lead to it, joined by dots."""
     if spec.kind == ARRAY:
         return [""]
-    if spec.kind == STATIC:
+    if spec.kind in (STATIC, SHARED):
         return []
     keys = spec.keys or range(len(spec.children))
     return [

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from fuser.api import explain, optimize
 from fuser.api import verify as verify_call
-from fuser.cli_errors import Commands
+from fuser.cli_errors import Commands, Problem
 from fuser.cli_files import check_writable, replacing, save
 from fuser.cli_inputs import dimensions
 from fuser.cli_programs import Program, outputs, program
@@ -107,17 +107,20 @@ def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
         click.echo(summary(fn.report).plain, err=True)
 
 
-@main.command()
+@main.command(short_help="Compare MODEL fused with MODEL unfused.")
 @_model
 @_dims
 @_inputs
-@click.option("--rtol", type=click.FloatRange(min=0), help="Tolerance, relative to the largest value; else by dtype.")
+@click.option("--rtol", type=float, metavar="RTOL", help="Tolerance, relative to the largest value; else by dtype.")
 @click.pass_context
 def verify(context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None) -> None:
     """Run MODEL fused and unfused, and compare; exit status 1 when the answers differ.
 
-    Compares each output, and each fused attention on the same inputs.
+    Compares each output, and each fused attention on the same inputs. Without --inputs, an ONNX model gets inputs
+    of its declared shapes.
     """
+    if rtol is not None and not rtol >= 0:
+        raise Problem(f"--rtol {rtol}: a tolerance is 0 or more")
     with _stdout_for_us():
         target: Program = program(model)
         args, kwargs = target.arguments(inputs, dimensions(dims))

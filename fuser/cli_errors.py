@@ -11,6 +11,9 @@ import click
 
 from fuser.errors import FuserError
 
+# what newer versions of click raise where a command is called without anything
+HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 class Problem(click.ClickException):
     """Something that the user can put right; the message says how."""
@@ -28,6 +31,9 @@ class Commands(click.Group):
             status = super().main(args, *rest, **options)
             sys.stdout.flush()
         except click.UsageError as error:
+            if isinstance(error, HELP):
+                click.echo(error.format_message(), err=True)
+                sys.exit(error.exit_code)
             command = error.ctx.command_path if error.ctx else "mlx-fuser"
             _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
         except click.ClickException as error:

@@ -76,7 +76,7 @@ def _imported(module: str, attribute: str) -> Callable[..., Any]:
             raise Problem(f"{module!r} has no {attribute!r}{has}")
         found = getattr(found, part)
     if not callable(found):
-        raise Problem(f"{module}:{attribute} is a {type(found).__name__}, not a function or module")
+        raise Problem(f"{module}:{attribute} is not a function or module but of type {type(found).__name__}")
     if inspect.isclass(found):
         raise Problem(f"{module}:{attribute} is a class: name a function, or an instance")
     return found  # type: ignore[no-any-return]

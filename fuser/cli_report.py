@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -21,8 +22,9 @@ WIDTH = 120
 
 def console() -> Console:
     """Where reports go: stdout, without colours where it is no terminal."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
-    return Console(width=wide, highlight=False, markup=False, emoji=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow that a locale lacks is no reason to fail
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def show_report(console: Console, report: Report) -> None:
@@ -35,7 +37,11 @@ def show_report(console: Console, report: Report) -> None:
     for title, regions in (("Fused", by_verdict["fused"]), ("Already fused", by_verdict["already fused"])):
         if regions:
             console.print()
-            console.print(_attentions(title, regions))
+            table = _attentions(title, regions)
+            if Measurement.get(console, console.options, table).maximum <= console.width:
+                console.print(table)
+            else:
+                _narrow(console, title, regions)
     if by_verdict["refused"]:
         console.print(Text("\nNot fused", "bold yellow"))
         for region in by_verdict["refused"]:
@@ -94,6 +100,17 @@ def _attentions(title: str, regions: Sequence[Region]) -> Table:
         )
         table.add_row(*map(Text, cells), Text(bytes_of(region.bytes_saved) if region.bytes_saved else "-"))
     return table
+
+
+def _narrow(console: Console, title: str, regions: Sequence[Region]) -> None:
+    """Two lines for each, where the names leave a table no room."""
+    console.print(Text(title, "bold"))
+    for region in regions:
+        lengths, depth = _sizes(region)
+        details = f"{heads_of(region)} heads, {lengths}, depth {depth}, {region.mask} mask, scale {_scale(region)}, "
+        saved = f", {bytes_of(region.bytes_saved)} saved" if region.bytes_saved else ""
+        console.print(Padding(Text(region.name), (0, 0, 0, 2), expand=False))
+        console.print(Padding(Text(details + _dtype(region) + saved, "dim"), (0, 0, 0, 4), expand=False))
 
 
 def heads_of(region: Region) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from fuser.ir.graph import CONSTANT, INPUT, Graph
-from fuser.ir.ops import OPS, UnsupportedPrimitive
+from fuser.ir.graph import CONSTANT, INPUT, Graph, Value
+from fuser.ir.ops import NOT_REBUILT, OPS, UnsupportedPrimitive
 
 Flat = Callable[[Sequence[mx.array]], list[mx.array]]
 
@@ -18,20 +18,21 @@ def runner(graph: Graph) -> Flat:
     Every node that is no part of a fused region gives the bits that the traced program gives. Raises
     `UnsupportedPrimitive` when a primitive of the graph has no public rebuild.
     """
-    slots = {}
+    slots: dict[Value, int] = {}
     constants: list[tuple[int, mx.array]] = []
     steps = []
     for node in graph.nodes:
         reads = [slots[operand] for operand in graph.operands(node)]
         first = len(slots)
-        slots.update({(node, index): first + index for index in range(len(node.outputs))})
+        slots.update({Value(node, index): first + index for index in range(len(node.outputs))})
         if node.array is not None:
             constants.append((first, node.array))
         elif node.op not in (INPUT, CONSTANT):
             if node.op not in OPS:
-                raise UnsupportedPrimitive(f"{graph.label(node)}: MLX has no public call that makes {node.op}")
+                reason = NOT_REBUILT.get(node.op, f"fuser does not know {graph.label(node)}")
+                raise UnsupportedPrimitive(node.op, reason)
             steps.append((OPS[node.op], node.arguments, reads, node.outputs, first))
-    places = [slots[(node, 0)] for node in graph.inputs]
+    places = [slots[Value(node)] for node in graph.inputs]
     results = [slots[output] for output in graph.outputs]
     total = len(slots)
 

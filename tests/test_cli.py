@@ -277,6 +277,10 @@ def test_help_has_examples(run: Run) -> None:
         assert run(command, "--help").exit_code == 0
 
 
+def test_nothing_gets_the_help(run: Run) -> None:
+    assert "Examples:" in run().output
+
+
 def test_version(run: Run) -> None:
     result = run("--version")
     assert result.exit_code == 0 and result.stdout.startswith("mlx-fuser ")
@@ -328,3 +332,17 @@ def test_the_library_and_the_command_line_agree(run: Run, llama: Path) -> None:
     report = fuser.explain(fuser.load_onnx(llama), **inputs)
     found = json.loads(run("report", llama, "--inputs", llama.parent / "inputs.npz", "--json", "-").stdout)
     assert found["regions"] == report.to_dict()["regions"]
+
+
+def test_a_narrow_terminal_gets_two_lines_for_each(run: Run, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuser.cli_report.WIDTH", 70)
+    lines = run("report", llama, "--dim", "batch=1", "--dim", "seq=5").stdout.splitlines()
+    assert "  m.model.layers.0.self_attn/node_Softmax_228" in lines
+    assert any(line.startswith("    8→2 heads, 5×5, depth 8, additive mask") for line in lines)
+
+
+def test_a_locale_without_arrows(llama: Path) -> None:
+    command = [sys.executable, "-m", "fuser", "report", str(llama)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "2 of 2 attentions fused" in done.stdout

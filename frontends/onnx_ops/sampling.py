@@ -66,7 +66,8 @@ def sample(data: mx.array, at: Sequence[mx.array], mode: str, padding: str = "ze
                 weight = mx.where(inside, weight, const(0, weight))
             elif padding == "reflection":
                 pixel = mx.where(inside, pixel, _reflected(pixel, low, high))
-            index = mx.clip(pixel, const(0, pixel), const(size - 1, pixel)).astype(mx.int32)
+            # a coordinate that is no number makes an index that is out of range: clipped as integers, it is harmless
+            index = mx.clip(pixel.astype(mx.int32), mx.array(0), mx.array(size - 1))
             options.append((index, weight))
         neighbours.append(options)
     flat = data.reshape(*data.shape[:2], -1)

@@ -44,17 +44,26 @@ class Known:
             node = self._graph.operands(node)[0].node
         return node.op == CONSTANT or node in self._graph.state
 
+    def is_given(self, value: Value) -> bool:
+        """Whether what is known of `value` comes from the program's state: numbers that may be trained."""
+        return not self._graph.state.isdisjoint(self._inputs_of(value.node) or ())
+
+    def rely(self, value: Value) -> None:
+        """Say that what was read of `value` matters."""
+        self.relied |= self._inputs_of(value.node) or frozenset()
+
     def array(self, value: Value) -> NDArray[np.generic] | None:
         """What `value` is, as numpy (bfloat16 as float32); None when it is not known, or too large to look at."""
-        sources = self._inputs_of(value.node)
-        if sources is None or value.type.nbytes > LARGEST:
+        if self._inputs_of(value.node) is None or value.type.nbytes > LARGEST:
             return None
         array = self._build(value.node)[value.index]
-        self.relied |= sources
         return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
 
     def number(self, value: Value) -> float | None:
-        """The one number that every element of `value` is; None when there is none, or it is not known."""
+        """The one number that every element of `value` is; None when there is none, or it is not a constant.
+
+        An array of the program's state is no constant: it may be trained.
+        """
         if value not in self._numbers:
             self._numbers[value] = self._number(value)
         return self._numbers[value]
@@ -63,7 +72,9 @@ class Known:
         graph = self._graph
         while value.node.op in _MOVES or value.node.op == "Full":
             value = graph.operands(value.node)[0]
-        if self._inputs_of(value.node) is None or value.type.size == 0 or value.dtype == mx.complex64:
+        if self._inputs_of(value.node) is None or self.is_given(value) or value.type.size == 0:
+            return None
+        if value.dtype == mx.complex64:
             return None
         # a number that was computed takes few elements; one that was filled in (numpy.full) may take many
         if value.type.size > 4096 and value.node.op != CONSTANT:
@@ -72,7 +83,10 @@ class Known:
         if array is None:
             return None
         first = array.reshape(-1)[0]
-        return float(first) if array.size == 1 or (array == first).all() else None
+        if array.size > 1 and not (array == first).all():
+            return None
+        self.rely(value)
+        return float(first)
 
     def _inputs_of(self, node: Node) -> frozenset[Node] | None:
         """The given inputs that `node` depends on; None when it depends on something unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from fuser.ir.graph import Node, Value
 from fuser.patterns import masks
 from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.patterns.axes import after as forwards
-from fuser.patterns.cursor import PRODUCTS, Cursor, Mask, Miss, Program, Term, is_float
+from fuser.patterns.cursor import PRODUCTS, Cursor, Mask, Miss, Program, Term, is_float, seen_through
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
 from fuser.patterns.scores import Product, Scores, scores
@@ -93,8 +94,9 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keys = tuple(axis for place in softmax.axes for axis in dims[place])
     before: Scores | Miss
     after: list[Weighted] | Miss
+    masks_met = (_kept(program, softmax, dims),) if softmax.keep is not None else ()
     try:
-        before = scores(Cursor(program, softmax.scores, dims, keys))
+        before = scores(Cursor(program, softmax.scores, dims, keys, masks=masks_met))
     except Miss as miss:
         before = miss
     walk = Walk(softmax.weights, dims, dims, keys)
@@ -134,6 +136,18 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype)
 
 
+def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:
+    """The mask on the exponentials, as one on the scores: `exp(x) * keep` is `exp(where(keep, x, -inf))`."""
+    assert softmax.keep is not None
+    term = seen_through(program, softmax.keep, dims)
+    while term.value.node.op == "AsType":
+        term = seen_through(program, program.operands(term.value)[0], term.dims)
+    known = program.known.array(term.value)
+    if term.value.dtype != mx.bool_ and (known is None or not ((known == 0) | (known == 1)).all()):
+        raise Miss("the exponentials are multiplied by an array that need not be a mask of zeros and ones", softmax.node)
+    return Mask("keep", term, fill=-math.inf)
+
+
 def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Miss) -> Miss:
     """The reason to give when a side is missing: with one side there, it is an attention that cannot be fused."""
     if isinstance(before, Miss):
@@ -147,7 +161,7 @@ def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Mi
 def _sink(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink | float:
     """The logits of a sink, as small as they are where they are known."""
     known = program.known.array(logit.value) if isinstance(logit, Term) else None
-    if known is None or not isinstance(logit, Term):
+    if known is None or not isinstance(logit, Term) or program.known.is_given(logit.value):
         return logit
     array = masks.smallest(masks.spread(known, logit, axes))
     return KnownSink(array, tuple((axis,) if size != 1 else () for axis, size in zip(axes, array.shape, strict=True)))

@@ -177,13 +177,16 @@ def backwards(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] 
     if node.op in ("Gather", "Slice"):
         # `x[0]` of an axis of size 1, and a slice of everything
         source = program.operands(value)[0]
-        if source.type.size == value.type.size and (node.op == "Gather" or _forward(node)):
+        if source.type.size == value.type.size and _is_whole(node, source):
             given = regroup(dims, source.shape)
             return None if given is None else (source, given)
     return None
 
 
-def _forward(node: Node) -> bool:
+def _is_whole(node: Node, source: Value) -> bool:
+    """Whether a slice, or an index, takes everything in order."""
+    if node.op == "Gather":
+        return all(source.shape[axis] == 1 for axis in node.arguments[0])
     return all(step == 1 for step in node.arguments[2])
 
 

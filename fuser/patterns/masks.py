@@ -218,7 +218,14 @@ def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
     if mask.kind == "floor" or mask.scale.factors or mask.scale.divisors:
         return None
     array = program.known.array(mask.term.value)
-    return None if array is None else spread(array, mask.term, axes)
+    if array is None:
+        return None
+    hides = array <= VANISHES
+    if program.known.is_given(mask.term.value) and mask.kind != "keep" and not (((array == 0) | hides).all() and hides.any()):
+        # a mask among the state may be read, but numbers that can be trained stay arrays
+        return None
+    program.known.rely(mask.term.value)
+    return spread(array, mask.term, axes)
 
 
 def spread(array: NDArray[Any], term: Term, axes: Dim) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -64,6 +65,6 @@ def _widens(source: Value, value: Value) -> bool:
 def _constant(program: Program, op: str, sources: tuple[Value, ...]) -> tuple[Value, float] | None:
     for place in (1, 0) if op == "Multiply" else (1,):
         number = program.known.number(sources[place])
-        if number is not None and number != 0:
+        if number is not None and number != 0 and math.isfinite(number):
             return sources[1 - place], number if op == "Multiply" else 1 / number
     return None

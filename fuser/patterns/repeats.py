@@ -61,6 +61,7 @@ def _gathered(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] 
         kept = taken(dims[along] if along is not None else (), [int(i) for i in order], source.shape[axis])
         if kept is None:
             return None
+        program.known.rely(index)
         given[axis] = kept
     return source, resolve(given)
 

@@ -24,6 +24,8 @@ class Softmax:
     """When the weights are only exponentials: their sum, by which the product with the values is divided."""
     one: bool = False
     """Whether the denominator has a one more: a sink with a logit of zero."""
+    keep: Value | None = None
+    """Which of the exponentials count, when the others are set to zero."""
 
 
 def softmaxes(program: Program) -> Iterator[Softmax]:
@@ -54,12 +56,30 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         total, one = denominator
         source = uncast(program, program.operands(total.value)[0])
         axes = tuple(total.value.node.arguments[1])
-        if source.node.op != "Exp" or (one and not _one(program, one, source)):
+        counted = _counted(program, source)
+        if counted is None or (one and not _one(program, one, counted[0])):
             continue
+        exponential, keep = counted
         if power == source and total.dims == _reduced(dims, axes):
-            return Softmax(value.node, _unshifted(program, power, axes), value, axes, None, bool(one))
+            return Softmax(value.node, _unshifted(program, exponential, axes), value, axes, None, bool(one), keep)
         if not one and source in (uncast(program, operand) for operand in product_behind(program, numerator)):
-            return Softmax(value.node, _unshifted(program, source, axes), source, axes, total.value)
+            return Softmax(value.node, _unshifted(program, exponential, axes), source, axes, total.value, False, keep)
+    return None
+
+
+def _counted(program: Program, value: Value) -> tuple[Value, Value | None] | None:
+    """The exponential that `value` is, and the boolean array that says which of it count."""
+    operands = program.operands(value)
+    if value.node.op == "Exp":
+        return value, None
+    if value.node.op == "Select" and program.known.number(operands[2]) == 0:
+        exponential = uncast(program, operands[1])
+        return (exponential, operands[0]) if exponential.node.op == "Exp" else None
+    if value.node.op == "Multiply":
+        for left, right in (operands, operands[::-1]):
+            exponential = uncast(program, left)
+            if exponential.node.op == "Exp" and not is_reduction(right, SUM):
+                return exponential, right
     return None
 
 

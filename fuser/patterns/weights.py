@@ -146,7 +146,7 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     while condition.node.op == "LogicalNot":
         condition, inverted = program.operands(condition)[0], not inverted
     compared = program.operands(condition)
-    if condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen:
+    if condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen and not any(condition.node.arguments):
         if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
             return replace(step, guarded=True)
         against = program.known.number(compared[1])

@@ -1,0 +1,151 @@
+"""A call of a program as a graph, with all that it reads and changes besides arguments and results."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from fuser.errors import TraceError
+from fuser.frontends.captures import captures, modules_in, modules_of
+from fuser.frontends.mlx import trace
+from fuser.frontends.state import Change, Held, RandomState, random_state, readable, swapped
+from fuser.frontends.trees import Slot, Spec, Walk, loosened
+from fuser.ir.graph import Graph, Node
+from fuser.optimized_turns import turns
+
+
+@dataclass
+class Traced:
+    """A program as a graph, from the arrays of arguments and state.
+
+    Outputs of the graph: the results' arrays, those of the `changes`, the `mutated` inputs, the random state.
+    """
+
+    graph: Graph
+    results: Spec
+    places: list[Slot | RandomSlot]
+    """Where the state's arrays are read from."""
+    changes: list[Change]
+    """What goes into containers after the call: those of the arguments first, then those of the state."""
+    mutated: list[int]
+    """The inputs that are updated in place."""
+    draws: bool
+    """Whether the last input, and the last output, is the global random state."""
+    arguments: int
+    counts: tuple[int, int]
+    """How many arrays the results hold, and how many the changes."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RandomSlot:
+    """The place of MLX's global random state."""
+
+    state: RandomState
+
+    @property
+    def array(self) -> mx.array:
+        """The key of the next draw."""
+        return self.state.get()
+
+
+class Call:
+    """The arguments of a call, taken apart."""
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.args, self.kwargs = tuple(args), dict(kwargs)
+        walk = self.walk = Walk()
+        self.spec = walk.walk((self.args, tuple(self.kwargs.values())))
+        self.key = (self.spec, tuple(self.kwargs))
+
+    def with_arrays(self, arrays: Sequence[mx.array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with other arrays, but for those in containers."""
+        loose: Iterator[mx.array] = iter(
+            [array for slot, array in zip(self.walk.slots, arrays, strict=True) if slot is None]
+        )
+        args, values = loosened((self.args, tuple(self.kwargs.values())), loose)
+        return args, dict(zip(self.kwargs, values, strict=True))
+
+
+def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[Any] = ()) -> Traced:
+    """Trace the call `fn(*args, **kwargs)`; arrays of `state` and of modules in `fn` are further inputs."""
+    call = Call(args, kwargs)
+    roots = captures(fn)
+    inputs = [*state, *modules_in(roots)]
+    held = Held([*inputs, *roots], call.walk)
+    # other captured arrays are constants of the graph, though what happens to their containers is undone
+    count = len(Held(inputs, call.walk).slots)
+    del held.slots[count:], held.arrays[count:]
+    return trace_with(fn, call, held)
+
+
+def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
+    """Trace a call with the state that is `held`."""
+    start = time.perf_counter()
+    walk = call.walk
+    arrays = [*walk.arrays, *held.arrays]
+    stores = [*walk.stores, *held.stores]
+    slots = [*walk.slots, *held.slots]
+    count = len(walk.arrays)
+    seen: dict[str, Any] = {}
+
+    def program(inputs: Sequence[mx.array]) -> list[mx.array]:
+        arguments, keywords = call.with_arrays(inputs[:count])
+        with swapped(stores, slots, inputs) as changes:
+            result = fn(*arguments, **keywords)
+            found = Walk({id(each): number for number, each in enumerate([*walk.objects, *held.objects])})
+            seen["results"] = found.walk(result)
+            seen["count"] = len(found.arrays)
+            seen["changes"] = changes(found)
+            return found.arrays
+
+    objects = [*walk.objects, *held.objects]
+    modules = [each for each in objects if isinstance(each, nn.Module)]
+    names = modules_of([*captures(fn), *walk.objects, *held.objects]) if modules else {}
+    with turns.tracing():
+        traced = trace(program, arrays, names, modules)
+    _refuse_aliases(arrays, traced.mutated)
+    places: list[Slot | RandomSlot] = [*held.slots, *([RandomSlot(random_state)] if traced.draws else [])]
+    counts = (seen["count"], len(traced.graph.outputs) - seen["count"] - len(traced.mutated) - traced.draws)
+    seconds = time.perf_counter() - start
+    return Traced(
+        traced.graph,
+        seen["results"],
+        places,
+        seen["changes"],
+        traced.mutated,
+        traced.draws,
+        count,
+        counts,
+        seconds,
+    )
+
+
+def _refuse_aliases(arrays: Sequence[mx.array], mutated: Sequence[int]) -> None:
+    if mutated and len(set(map(id, arrays))) < len(arrays):
+        raise TraceError("the program updates an array in place that it holds under two names")
+
+
+def given_state(traced: Traced) -> dict[Node, Slot]:
+    """The graph's inputs that are state, which changes seldom: its values may be relied on while watched."""
+    inputs = traced.graph.inputs[traced.arguments :]
+    return {
+        node: place
+        for node, place in zip(inputs, traced.places, strict=True)
+        if isinstance(place, Slot) and readable(place.array)
+    }
+
+
+def name_of(fn: Any) -> str:
+    """What a report calls a program."""
+    if isinstance(fn, nn.Module):
+        return type(fn).__name__
+    if isinstance(fn, functools.partial):
+        return name_of(fn.func)
+    return getattr(fn, "__qualname__", None) or getattr(fn, "name", None) or type(fn).__name__

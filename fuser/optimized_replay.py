@@ -1,0 +1,114 @@
+"""Run a traced call again: its graph, and then all that the call did to containers and arrays besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.errors import TraceError
+from fuser.execute import Flat, runner
+from fuser.frontends.state import Held, random_state
+from fuser.frontends.trees import LEAF, unflatten
+from fuser.ir.graph import Graph, Value
+from fuser.ir.types import TensorType
+from fuser.optimized_calls import Call, Traced
+
+
+class Replay:
+    """A traced call that can be made again with other arrays of the same shapes."""
+
+    def __init__(self, traced: Traced, graph: Graph, *, compiled: bool) -> None:
+        self._traced = traced
+        inputs = {Value(node): number for number, node in enumerate(graph.inputs)}
+        self._types = [node.outputs[0] for node in graph.inputs]
+        self._aside = bool(traced.changes or traced.mutated or traced.draws)
+        results, changes = traced.counts
+        _refuse_reshaped(graph, traced, results + changes)
+        # what is an input already is handed on as it is, and what is given twice is computed once
+        computed = list(dict.fromkeys(output for output in graph.outputs if output not in inputs))
+        place = {output: number for number, output in enumerate(computed)}
+        self._picks = [inputs[output] - len(inputs) if output in inputs else place[output] for output in graph.outputs]
+        self._straight = self._picks == list(range(len(computed)))
+        trimmed = graph.copy()
+        trimmed.outputs = computed
+        trimmed.prune()
+        flat = _checked(runner(trimmed), self._types)
+        self._flat: Flat = _compiled(flat) if compiled and computed else flat
+
+    @property
+    def aside(self) -> bool:
+        """Whether a call does something besides giving its results."""
+        return self._aside
+
+    def outputs(self, inputs: list[mx.array]) -> list[mx.array]:
+        """All outputs of the graph for arrays of arguments and state. Nothing is changed yet."""
+        if self._aside:
+            if self._traced.mutated and len(set(map(id, inputs))) < len(inputs):
+                raise TraceError("an array that is updated in place is given under two names")
+            if self._traced.draws:
+                key = random_state.get()
+                if not random_state.put(key):
+                    raise TraceError("the global random state is itself being traced by MLX")
+                inputs.append(key)
+        made = self._flat(inputs)
+        if self._straight:
+            return made
+        # places from the end are inputs
+        both = [*made, *inputs]
+        return [both[pick] for pick in self._picks]
+
+    def finish(self, outputs: list[mx.array], inputs: Sequence[mx.array], call: Call | None, held: Held) -> Any:
+        """The results of the call; what it changes is changed."""
+        traced = self._traced
+        if traced.results == LEAF and not self._aside:
+            return outputs[0]
+        results, changes = traced.counts
+        objects = [*(call.walk.objects if call else ()), *held.objects]
+        rest = iter(outputs)
+        found = unflatten(traced.results, rest, objects)
+        if self._aside:
+            stores = [*(call.walk.stores if call else ()), *held.stores]
+            for change in traced.changes:
+                change.apply(stores, rest, objects)
+            for number, new in zip(traced.mutated, outputs[results + changes :], strict=False):
+                array: Any = inputs[number]
+                array[...] = new
+            if traced.draws:
+                random_state.put(outputs[-1])
+        return found
+
+
+def _refuse_reshaped(graph: Graph, traced: Traced, start: int) -> None:
+    for number, output in zip(traced.mutated, graph.outputs[start:], strict=False):
+        if output.type != graph.inputs[number].outputs[0]:
+            raise TraceError("the program gives an array another shape or dtype in place")
+
+
+def _checked(run: Flat, types: Sequence[TensorType]) -> Flat:
+    def checked(inputs: Sequence[mx.array]) -> list[mx.array]:
+        for array, type in zip(inputs, types, strict=True):
+            if array.shape != type.shape or array.dtype != type.dtype:
+                raise TraceError(f"an array of the state became {array.dtype} {list(array.shape)} in place")
+        return run(inputs)
+
+    return checked
+
+
+def _compiled(run: Flat) -> Flat:
+    def listed(*inputs: mx.array) -> list[mx.array]:
+        return run(inputs)
+
+    compiled: Callable[..., list[mx.array]] = mx.compile(listed)
+    return lambda inputs: compiled(*inputs)
+
+
+def address(array: mx.array) -> int:
+    """Where the array's memory lies: an update in place gives it another, while we hold the old one."""
+    if array.dtype == mx.bfloat16:
+        # numpy has no such type; the view shares the memory
+        array = array.view(mx.uint16)
+    view = np.asarray(memoryview(array))  # type: ignore[arg-type]
+    return int(view.__array_interface__["data"][0])
