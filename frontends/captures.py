@@ -136,7 +136,7 @@ def _tops(roots: list[Any]) -> list[tuple[str, nn.Module]]:
 
 def paths_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """All modules inside of `module`, itself included, with their paths."""
-    return list(module.named_modules())  # type: ignore[no-untyped-call]
+    return list(module.named_modules())
 
 
 def _looked_into(value: Any) -> bool:

@@ -70,6 +70,22 @@ class OnnxProgram:
 
         An input given as a NumPy array is a constant: it may decide about shapes.
         """
+        given = self._given(inputs)
+        interpreter = Interpreter(self._pool)
+        outputs = interpreter.run(self._graph, given)
+        return {info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)}
+
+    def values(self, **inputs: mx.array | Host) -> dict[str, mx.array]:
+        """Every value of the model's own graph by name, not only the outputs; what is no array is left out."""
+        interpreter = Interpreter(self._pool)
+        found = interpreter.values(self._graph, self._given(inputs))
+        return {
+            name: interpreter.array(value)
+            for name, value in found.items()
+            if isinstance(value, mx.array) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+        }
+
+    def _given(self, inputs: Mapping[str, mx.array | Host]) -> dict[str, Value]:
         self._check_names(inputs)
         given: dict[str, Value] = {}
         for name, value in inputs.items():
@@ -78,9 +94,7 @@ class OnnxProgram:
                 given[name] = Narrow(value, number) if number in CARRIERS else value
             else:  # known on the host, so what depends on it is decided there
                 given[name] = np.asarray(value)
-        interpreter = Interpreter(self._pool)
-        outputs = interpreter.run(self._graph, given)
-        return {info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)}
+        return given
 
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, mx.array]:
         """Arguments for a call, from NumPy or MLX arrays; names, types and shapes are checked first.

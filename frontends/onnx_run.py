@@ -69,6 +69,14 @@ class Interpreter:
 
     def run(self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None) -> list[Value]:
         """The outputs of `graph` for the inputs given by name."""
+        scope = self.values(graph, given, outer)
+        try:
+            return [scope[name] for name in graph.outputs]
+        except KeyError as error:
+            raise InvalidModelError(f"no node computes the graph's output {error.args[0]!r}") from None
+
+    def values(self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None) -> Scope:
+        """All values of `graph` by name, for the inputs given by name."""
         scope = Scope(outer)
         scope.update(graph.constants)
         self._pool.own(graph.constants.values())
@@ -83,10 +91,7 @@ class Interpreter:
             for name, output in zip(step.outputs, outputs, strict=False):
                 if name and output is not None:
                     scope[name] = output
-        try:
-            return [scope[name] for name in graph.outputs]
-        except KeyError as error:
-            raise InvalidModelError(f"no node computes the graph's output {error.args[0]!r}") from None
+        return scope
 
     def array(self, value: Value) -> mx.array:
         """Any value as an MLX array, narrow types in their carrier."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +37,8 @@ def show_report(console: Console, report: Report) -> None:
         if regions:
             console.print()
             table = _attentions(title, regions)
-            if Measurement.get(console, console.options, table).maximum <= console.width:
+            wants = console.measure(table, options=console.options.update(max_width=1000)).maximum
+            if wants <= console.width:
                 console.print(table)
             else:
                 _narrow(console, title, regions)
@@ -107,8 +107,8 @@ def _narrow(console: Console, title: str, regions: Sequence[Region]) -> None:
     console.print(Text(title, "bold"))
     for region in regions:
         lengths, depth = _sizes(region)
-        details = f"{heads_of(region)} heads, {lengths}, depth {depth}, {region.mask} mask, scale {_scale(region)}, "
-        saved = f", {bytes_of(region.bytes_saved)} saved" if region.bytes_saved else ""
+        details = f"{heads_of(region)} heads, {lengths}, depth {depth}, mask {region.mask}, scale {_scale(region)}, "
+        saved = f", -{bytes_of(region.bytes_saved)}" if region.bytes_saved else ""
         console.print(Padding(Text(region.name), (0, 0, 0, 2), expand=False))
         console.print(Padding(Text(details + _dtype(region) + saved, "dim"), (0, 0, 0, 4), expand=False))
 

@@ -16,10 +16,10 @@ from fuser.frontends.captures import captures
 from fuser.frontends.state import Held, types_of
 from fuser.frontends.trees import Slot
 from fuser.fusion import fuse_given
-from fuser.optimized_replay import Replay, address
-from fuser.report import Report
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
+from fuser.optimized_replay import Replay, address
 from fuser.optimized_turns import Busy, turns
+from fuser.report import Report
 
 __all__ = ["Optimized", "Traced", "given_state", "name_of", "traced_call"]
 
@@ -41,7 +41,7 @@ class Entry:
     report: Report
     replay: Replay | None = None
     """None: the original program runs."""
-    watched: tuple[tuple[Slot, mx.array, int], ...] = ()
+    watched: tuple[tuple[Slot, mx.array, mx.array], ...] = ()
     """State whose value was relied on (a mask in a module): it must be the same array still."""
     kept: bool = True
     """Whether it stands for the next call, too."""
@@ -49,7 +49,7 @@ class Entry:
     @property
     def holds(self) -> bool:
         """Whether what was relied on is still so."""
-        return all(slot.array is array and address(array) == where for slot, array, where in self.watched)
+        return all(slot.array is array and address(array) == address(handle) for slot, array, handle in self.watched)
 
 
 class Optimized(Generic[P, R]):
@@ -175,9 +175,10 @@ class Optimized(Generic[P, R]):
             report = Report(program=name_of(self._fn), nodes=len(traced.graph), notes=("fusing was switched off",))
             return Entry(report, Replay(traced, traced.graph, compiled=False))
         given = given_state(traced)
-        fused = fuse_given(traced.graph, {node: slot.array for node, slot in given.items()}, name_of(self._fn))
+        values = {node: slot.array for node, slot in given.items()}
+        fused = fuse_given(traced.graph, values, name_of(self._fn))
         replay = Replay(traced, fused.graph, compiled=True)
-        watched = tuple((given[node], given[node].array, address(given[node].array)) for node in fused.relied)
+        watched = tuple((given[node], given[node].array, given[node].array[...]) for node in fused.relied)
         report = replace(fused.report, seconds={"trace": traced.seconds, **fused.report.seconds})
         for region in report.regions:
             log.info("%s", region)

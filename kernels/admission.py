@@ -149,7 +149,7 @@ def cuda(call: Call, cache: bool = False) -> Admission:
     `cache` says that keys and values are slices of caches whose length is a multiple of 256, evaluated before: then
     cuDNN takes single queries too.
     """
-    rows, columns = call.lengths
+    rows = call.lengths[0]
     cudnn = _no_cudnn(call, cache)
     if cudnn is None:
         return Admission("cuDNN")

@@ -338,7 +338,7 @@ def test_a_narrow_terminal_gets_two_lines_for_each(run: Run, llama: Path, monkey
     monkeypatch.setattr("fuser.cli_report.WIDTH", 70)
     lines = run("report", llama, "--dim", "batch=1", "--dim", "seq=5").stdout.splitlines()
     assert "  m.model.layers.0.self_attn/node_Softmax_228" in lines
-    assert any(line.startswith("    8→2 heads, 5×5, depth 8, additive mask") for line in lines)
+    assert any(line.startswith("    8→2 heads, 5×5, depth 8, mask additive") for line in lines)
 
 
 def test_a_locale_without_arrows(llama: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import mlx.core as mx
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 
 
@@ -45,7 +45,7 @@ def softmax_flattened(call: Call, x: mx.array) -> mx.array:
 
 def log_softmax(x: mx.array, axis: int) -> mx.array:
     """Logarithm of the softmax."""
-    return x - mx.logsumexp(x, axis=axis, keepdims=True)
+    return x - reduced("logsumexp", x, axis)
 
 
 @op("LogSoftmax", since=13)

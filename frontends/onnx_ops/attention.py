@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from fuser.frontends.onnx_ops.index import safe
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_types import MLX_TYPES, Host, Value
 
@@ -70,7 +70,7 @@ def masked_softmax(call: Call, scores: mx.array, keep: Keep, bias: mx.array | No
         return weights if rows.all() else mx.where(mx.array(rows), weights, const(0, weights))
     if seen is None:
         return weights
-    return mx.where(mx.any(seen, axis=-1, keepdims=True), weights, const(0, weights))
+    return mx.where(reduced("any", seen, -1), weights, const(0, weights))
 
 
 def _split_mask(call: Call, mask: Value | None, keys: int) -> tuple[Keep, mx.array | None]:

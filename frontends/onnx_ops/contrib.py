@@ -11,7 +11,7 @@ import numpy as np
 from fuser.frontends.onnx_ops.activation import gelu
 from fuser.frontends.onnx_ops.index import safe
 from fuser.frontends.onnx_ops.linear import gemm, matmul
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.norm import normalized, rms
 from fuser.frontends.onnx_ops.quantize import dynamic_quantize_linear, exact_product
 from fuser.frontends.onnx_ops.registry import Call, op
@@ -84,7 +84,7 @@ def embed_layer_normalization(
     if segments is not None and kinds is not None:
         total = total + mx.take(kinds, safe(call, segments, kinds.shape[0]), axis=0)
     zeros = mx.zeros((tokens.shape[0],), dtype=mx.int32)
-    counts = zeros if mask is None else mx.sum(mask, axis=1).astype(mx.int32)
+    counts = zeros if mask is None else reduced("sum", mask, 1, keep=False).astype(mx.int32)
     return _layer_norm(total, scale, shift, call.number("epsilon", 1e-12)), counts, total
 
 

@@ -18,7 +18,7 @@ from fuser.frontends.onnx_ops.attention import (
 )
 from fuser.frontends.onnx_ops.contrib import MS
 from fuser.frontends.onnx_ops.index import safe
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.norm import rms
 from fuser.frontends.onnx_ops.quantize import exact_product
 from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
@@ -65,7 +65,9 @@ def padding_bias(
         keep = places[None] < array[:, None]
     elif array.ndim == 1 and array.size == 2 * batch:
         keep = mx.logical_and(places[None] < array[:batch, None], places[None] >= array[batch:, None])
-    elif (array.ndim == 2 and tuple(array.shape) == (batch, keys)) or (array.ndim == 3 and tuple(array.shape) == (batch, queries, keys)):
+    elif (array.ndim == 2 and tuple(array.shape) == (batch, keys)) or (
+        array.ndim == 3 and tuple(array.shape) == (batch, queries, keys)
+    ):
         keep = array > const(0, array)
     else:
         raise call.refuse(f"a mask of shape {list(array.shape)}")
@@ -158,7 +160,7 @@ def packed_attention(
     parts = mx.split(packed[None], [sizes[0], sizes[0] + sizes[1]], axis=-1)
     q, k, v = (split_heads(call, part, call.integer("num_heads")) for part in parts)
     places = mx.array(np.arange(x.shape[0]).reshape(-1, 1))
-    sequence = mx.sum((places >= lengths[1:].astype(mx.int64)).astype(mx.int32), axis=1)
+    sequence = reduced("sum", (places >= lengths[1:].astype(mx.int64)).astype(mx.int32), 1, keep=False)
     keep = mx.equal(sequence[:, None], sequence[None, :])
     return merge_heads(attend(call, q, k, v, keep=keep))[0]
 

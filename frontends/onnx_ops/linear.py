@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_types import INTEGERS
 
@@ -15,7 +15,7 @@ def matmul(a: mx.array, b: mx.array) -> mx.array:
         return mx.matmul(a, b)
     left = a[None, :] if a.ndim == 1 else a
     right = b[:, None] if b.ndim == 1 else b
-    product = mx.sum(left[..., :, :, None] * right[..., None, :, :], axis=-2).astype(a.dtype)
+    product = reduced("sum", left[..., :, :, None] * right[..., None, :, :], -2, keep=False).astype(a.dtype)
     product = mx.squeeze(product, -2) if a.ndim == 1 else product
     return mx.squeeze(product, -1) if b.ndim == 1 else product
 

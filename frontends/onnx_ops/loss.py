@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from fuser.frontends.onnx_ops.activation import log_softmax
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 
 
@@ -15,7 +15,9 @@ def _reduced(call: Call, loss: mx.array, weights: mx.array) -> mx.array:
         return loss
     if how not in ("sum", "mean"):
         raise call.invalid(f"reduction {how!r} is not one of none, sum, mean")
-    return mx.sum(loss) if how == "sum" else mx.sum(loss) / mx.sum(weights)
+    axes = list(range(loss.ndim))
+    total = reduced("sum", loss, axes, keep=False)
+    return total if how == "sum" else total / reduced("sum", weights, axes, keep=False)
 
 
 def _likelihood(call: Call, logs: mx.array, labels: mx.array, weights: mx.array | None) -> mx.array:

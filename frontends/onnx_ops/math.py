@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -22,6 +22,32 @@ def const(value: float, like: mx.array) -> mx.array:
     if like.dtype == mx.float64:
         return mx.array(np.float64(value), dtype=mx.float64)
     return mx.array(value, dtype=like.dtype)
+
+
+def reduced(name: str, x: mx.array, axes: int | Sequence[int], keep: bool = True) -> mx.array:
+    """`x` reduced by an MLX function of that name.
+
+    Over an empty axis the answer is written down: MLX refuses some reductions of nothing, and others can run for
+    minutes there.
+    """
+    chosen = [axis % x.ndim for axis in ([axes] if isinstance(axes, int) else axes)]
+    if all(x.shape[axis] for axis in chosen):
+        result: mx.array = getattr(mx, name)(x, axis=chosen, keepdims=keep)
+        return result
+    dims = [1 if axis in chosen else size for axis, size in enumerate(x.shape) if keep or axis not in chosen]
+    value = {"sum": 0, "prod": 1, "mean": math.nan, "logsumexp": -math.inf, "all": 1, "any": 0}.get(name)
+    if value is None:
+        value = _limit(x, smallest=name == "max")
+    return mx.broadcast_to(const(value, x), dims)
+
+
+def _limit(x: mx.array, smallest: bool) -> float:
+    if x.dtype in FLOATS:
+        return -math.inf if smallest else math.inf
+    if x.dtype == mx.bool_:
+        return not smallest
+    info = mx.iinfo(x.dtype)
+    return int(info.min if smallest else info.max)
 
 
 def in_float32(function: Unary, x: mx.array) -> mx.array:
@@ -107,7 +133,7 @@ def _old_broadcast(call: Call, a: mx.array, b: mx.array) -> mx.array:
     return b.reshape(*b.shape, *(1,) * (a.ndim - call.axis(axis, a.ndim) - b.ndim))
 
 
-for _name, _combine in {
+_COMBINE: dict[str, Binary] = {
     "Add": mx.add,
     "Sub": mx.subtract,
     "Mul": mx.multiply,
@@ -122,7 +148,8 @@ for _name, _combine in {
     "BitwiseAnd": mx.bitwise_and,
     "BitwiseOr": mx.bitwise_or,
     "BitwiseXor": mx.bitwise_xor,
-}.items():
+}
+for _name, _combine in _COMBINE.items():
     _binary(_name, _combine)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_types import HALVES, MLX_TYPES, Host
 
 
 def normalized(x: mx.array, axes: list[int], epsilon: float) -> tuple[mx.array, mx.array, mx.array]:
     """`x` with mean 0 and variance 1 over `axes`, the mean and the inverse of the deviation."""
-    mean = mx.mean(x, axis=axes, keepdims=True)
+    mean = reduced("mean", x, axes)
     centered = x - mean
-    variance = mx.mean(mx.square(centered), axis=axes, keepdims=True)
+    variance = reduced("mean", mx.square(centered), axes)
     inverse = mx.rsqrt(variance + const(epsilon, x))
     return centered * inverse, mean, inverse
 
@@ -36,7 +36,7 @@ def layer_normalization(
 
 def rms(x: mx.array, axes: list[int], epsilon: float) -> mx.array:
     """`x` with a mean square of 1."""
-    return x * mx.rsqrt(mx.mean(mx.square(x), axis=axes, keepdims=True) + const(epsilon, x))
+    return x * mx.rsqrt(reduced("mean", mx.square(x), axes) + const(epsilon, x))
 
 
 @op("RMSNormalization")
@@ -86,7 +86,7 @@ def batch_normalization(
     axes = [axis for axis in range(x.ndim) if axis != 1]
     momentum = call.number("momentum", 0.9)
     result, batch_mean, _ = normalized(x, axes, epsilon)
-    batch_variance = mx.mean(mx.square(x - batch_mean), axis=axes)
+    batch_variance = reduced("mean", mx.square(x - batch_mean), axes, keep=False)
     keep, new = const(momentum, mean), const(1 - momentum, mean)
     return (
         result * _channel(scale, x) + _channel(bias, x),
@@ -99,11 +99,7 @@ def batch_normalization(
 def lp_normalization(call: Call, x: mx.array) -> mx.array:
     """Division by the p-norm along an axis; a norm of zero gives zero."""
     axis, p = call.axis(call.integer("axis", -1), x.ndim), call.integer("p", 2)
-    norm = (
-        mx.sum(mx.abs(x), axis=axis, keepdims=True)
-        if p == 1
-        else mx.sqrt(mx.sum(mx.square(x), axis=axis, keepdims=True))
-    )
+    norm = reduced("sum", mx.abs(x), axis) if p == 1 else mx.sqrt(reduced("sum", mx.square(x), axis))
     zero = mx.equal(norm, const(0, norm))
     return mx.where(zero, const(0, x), x / mx.where(zero, const(1, norm), norm))
 
@@ -128,8 +124,8 @@ def local_response(call: Call, x: mx.array) -> mx.array:
 def mean_variance(call: Call, x: mx.array) -> mx.array:
     """(x - mean) / deviation."""
     axes = call.axes(call.integers("axes", [0, 2, 3]), x.ndim)
-    mean = mx.mean(x, axis=axes, keepdims=True)
-    variance = mx.mean(mx.square(x), axis=axes, keepdims=True) - mx.square(mean)
+    mean = reduced("mean", x, axes)
+    variance = reduced("mean", mx.square(x), axes) - mx.square(mean)
     return (x - mean) / (mx.sqrt(variance) + const(1e-9, x))
 
 

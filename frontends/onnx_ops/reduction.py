@@ -9,9 +9,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, ints, on_host, op
-from fuser.frontends.onnx_types import FLOATS, HALVES, INTEGERS, Host
+from fuser.frontends.onnx_types import HALVES, INTEGERS, Host
 
 Reduce = Callable[[mx.array, list[int], bool], mx.array]
 
@@ -25,38 +25,26 @@ def _axes(call: Call, axes: Host | None, ndim: int) -> list[int] | None:
 
 
 def _sum(x: mx.array, axes: list[int], keep: bool) -> mx.array:
-    return mx.sum(x, axis=axes, keepdims=keep).astype(x.dtype)
+    return reduced("sum", x, axes, keep).astype(x.dtype)
 
 
 def _mean(x: mx.array, axes: list[int], keep: bool) -> mx.array:
     if x.dtype in INTEGERS:
         return mx.floor_divide(_sum(x, axes, keep), const(math.prod(x.shape[axis] for axis in axes), x))
-    return mx.mean(x, axis=axes, keepdims=keep)
-
-
-def _limit(x: mx.array, smallest: bool) -> mx.array:
-    if x.dtype in FLOATS:
-        return const(-math.inf if smallest else math.inf, x)
-    if x.dtype == mx.bool_:
-        return mx.array(not smallest)
-    info = mx.iinfo(x.dtype)
-    return mx.array(info.min if smallest else info.max, dtype=x.dtype)
+    return reduced("mean", x, axes, keep)
 
 
 def _extreme(smallest: bool) -> Reduce:
     def reduce(x: mx.array, axes: list[int], keep: bool) -> mx.array:
-        if any(x.shape[axis] == 0 for axis in axes):  # MLX has no maximum of nothing; ONNX has
-            dims = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
-            return mx.broadcast_to(_limit(x, not smallest), dims)
         if x.dtype == mx.bool_:
-            return mx.all(x, axis=axes, keepdims=keep) if smallest else mx.any(x, axis=axes, keepdims=keep)
-        return (mx.min if smallest else mx.max)(x, axis=axes, keepdims=keep)
+            return reduced("all" if smallest else "any", x, axes, keep)
+        return reduced("min" if smallest else "max", x, axes, keep)
 
     return reduce
 
 
 def _prod(x: mx.array, axes: list[int], keep: bool) -> mx.array:
-    return mx.prod(x, axis=axes, keepdims=keep).astype(x.dtype)
+    return reduced("prod", x, axes, keep).astype(x.dtype)
 
 
 def _l1(x: mx.array, axes: list[int], keep: bool) -> mx.array:
@@ -65,7 +53,7 @@ def _l1(x: mx.array, axes: list[int], keep: bool) -> mx.array:
 
 def _l2(x: mx.array, axes: list[int], keep: bool) -> mx.array:
     wide = x.astype(mx.float32) if x.dtype in HALVES or x.dtype in INTEGERS else x
-    return mx.sqrt(mx.sum(mx.square(wide), axis=axes, keepdims=keep)).astype(x.dtype)
+    return mx.sqrt(reduced("sum", mx.square(wide), axes, keep)).astype(x.dtype)
 
 
 def _log_sum(x: mx.array, axes: list[int], keep: bool) -> mx.array:
@@ -73,9 +61,7 @@ def _log_sum(x: mx.array, axes: list[int], keep: bool) -> mx.array:
 
 
 def _log_sum_exp(x: mx.array, axes: list[int], keep: bool) -> mx.array:
-    if x.size == 0:
-        return _log_sum(mx.exp(x), axes, keep)
-    return mx.logsumexp(x, axis=axes, keepdims=keep).astype(x.dtype)
+    return reduced("logsumexp", x, axes, keep).astype(x.dtype)
 
 
 def _sum_square(x: mx.array, axes: list[int], keep: bool) -> mx.array:

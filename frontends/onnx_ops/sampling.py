@@ -9,7 +9,7 @@ from itertools import product
 import mlx.core as mx
 import numpy as np
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
 from fuser.frontends.onnx_ops.shape import check_dims
 from fuser.frontends.onnx_types import FLOATS, HALVES, Host
@@ -232,9 +232,9 @@ def _pooled(call: Call, x: mx.array, rois: mx.array, batch: mx.array, rows: int,
         corners.append(mx.take(flat, place, axis=0) * weight[..., None])
     # [regions, out height, rows, out width, columns, channels]
     if call.text("mode", "avg") == "avg":
-        result = mx.mean(corners[0] + corners[1] + corners[2] + corners[3], axis=(2, 4))
+        result = reduced("mean", corners[0] + corners[1] + corners[2] + corners[3], (2, 4), keep=False)
     else:
-        result = mx.max(mx.stack(corners), axis=(0, 3, 5))
+        result = reduced("max", mx.stack(corners), (0, 3, 5), keep=False)
     return mx.transpose(result, (0, 3, 1, 2))
 
 

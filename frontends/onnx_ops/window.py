@@ -10,7 +10,7 @@ from itertools import product
 import mlx.core as mx
 import numpy as np
 
-from fuser.frontends.onnx_ops.math import const
+from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_types import FLOATS, Host
 
@@ -209,20 +209,20 @@ def _spatial(x: mx.array) -> list[int]:
 @op("GlobalAveragePool")
 def global_average_pool(call: Call, x: mx.array) -> mx.array:
     """Mean of each channel."""
-    return mx.mean(x, axis=_spatial(x), keepdims=True)
+    return reduced("mean", x, _spatial(x))
 
 
 @op("GlobalMaxPool")
 def global_max_pool(call: Call, x: mx.array) -> mx.array:
     """Largest value of each channel."""
-    return mx.max(x, axis=_spatial(x), keepdims=True)
+    return reduced("max", x, _spatial(x))
 
 
 @op("GlobalLpPool")
 def global_lp_pool(call: Call, x: mx.array) -> mx.array:
     """p-norm of each channel."""
     p = call.number("p", 2)
-    total = mx.sum(mx.power(mx.abs(x), const(p, x)), axis=_spatial(x), keepdims=True)
+    total = reduced("sum", mx.power(mx.abs(x), const(p, x)), _spatial(x))
     return mx.power(total, const(1 / p, total))
 
 

@@ -32,8 +32,9 @@ def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:
         array = known.array(value)
         return ANY if array is None or array.size == 0 else (float(np.min(array)), float(np.max(array)))
     if dtype not in (mx.float32, mx.float16, mx.bfloat16, mx.float64):
+        # integers that a program is given are ids, lengths or masks: not below zero
         limit = 2.0 ** (8 * dtype.size)
-        return -limit, limit
+        return (0.0 if node.op == INPUT else -limit), limit
     if node.op == INPUT or depth == 0:
         return ANY
     if node.op in _LAYERS:
@@ -48,6 +49,9 @@ def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:
     if node.op in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"):
         left, right = (bounds(graph, known, operand, depth - 1) for operand in operands)
         return _OF[node.op](left, right)
+    if node.op == "Divide" and (number := known.number(operands[1])):
+        low, high = bounds(graph, known, operands[0], depth - 1)
+        return _hull((low / number, low / number), (high / number, high / number))
     if node.op == "Negative":
         low, high = bounds(graph, known, operands[0], depth - 1)
         return -high, -low

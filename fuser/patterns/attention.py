@@ -70,6 +70,8 @@ class Attention:
     """The numbers of query heads and of key heads in the program; the call may count windows among them."""
     dtype: mx.Dtype
     """The type in which the kernel is called."""
+    steps: tuple[Mask, ...] = ()
+    """The masks one by one as the program applies them, outermost first; `mask` is what they mean together."""
 
     @property
     def scale(self) -> float | None:
@@ -133,7 +135,8 @@ def attention(program: Program, softmax: Softmax) -> Attention:
                 raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
     if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)
-    return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype)
+    steps = tuple(masks.paired(program, before.masks))
+    return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype, steps)
 
 
 def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:

@@ -14,8 +14,8 @@ from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, before, regroup, reso
 
 FLOATS = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
 PRODUCTS = frozenset({"Matmul", "AddMM", "GatherMM", "QuantizedMatmul", "GatherQMM", "Convolution"})
-# these give what they are given
-IDENTITIES = frozenset({"StopGradient", "Copy", "Contiguous", "Depends"})
+# these give what they are given; so does StopGradient, but not to a gradient: it is none of them
+IDENTITIES = frozenset({"Copy", "Contiguous", "Depends"})
 
 # a score this low has no weight beside any other: exp(-9000) is zero in every float type
 VANISHES = -9e3

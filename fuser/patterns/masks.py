@@ -145,19 +145,18 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
         return Reading(axes, "boolean", known_keep, keeps, empty=empty)
     if any(mask.kind == "keep" and mask.fill > SURE for mask, _ in steps) and not half:
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
-    late: Empty | None = "zero" if guarded else "mean" if half and finite else None
-    if late is None and not all(_finite(program, mask, known) for mask, known in steps):
-        late = "nan"
+    late: Empty | None = "mean" if half and finite else None
+    if not all(_finite(program, mask, known) for mask, known in steps):
+        late = "zero" if guarded else late or "nan"
     return Reading(axes, "additive", known_keep, keeps, steps=tuple(steps), empty=late)
 
 
 def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
-    """Whether a mask adds no infinity, so that the kernel knows no wholly masked row."""
+    """Whether a mask adds no minus infinity, so that the kernel sees no wholly masked row."""
     if mask.kind != "add":
         return math.isfinite(mask.fill)
     low, high = bounds(program.graph, program.known, mask.term.value) if known is None else (known.min(), known.max())
-    limits = [abs(limit * mask.scale.number) for limit in (low, high)]
-    return all(limit <= FLOAT32_MAX for limit in limits)
+    return min(float(low) * mask.scale.number, float(high) * mask.scale.number) >= -FLOAT32_MAX
 
 
 def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:

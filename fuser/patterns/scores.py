@@ -62,6 +62,7 @@ WHY = {
     "ArgPartition": "the scores are selected by a partial sort (top-k)",
     "Partition": "the scores are selected by a partial sort (top-k)",
     "Sort": "the scores are sorted",
+    "StopGradient": "a gradient is stopped between product and softmax",
     "Input": "the scores are an input of the program: no product makes them",
     "Constant": "the scores are constant",
 }
@@ -210,7 +211,7 @@ def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
 def of_scores(cursor: Cursor, shift: Value, scores: Value) -> bool:
     """Whether `shift` is a reduction of `scores`, perhaps times a number."""
     program = cursor.program
-    while shift.node.op in ("Multiply", "Divide") or shift.node.op in VIEWS:
+    while shift.node.op in ("Multiply", "Divide", "StopGradient") or shift.node.op in VIEWS:
         operands = program.operands(shift)
         known = [operand for operand in operands if program.known.number(operand) is not None]
         if shift.node.op in ("Multiply", "Divide") and (

@@ -160,6 +160,9 @@ def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
         left, right = program.operands(scores)
         dims = tuple(fresh(size) for size in left.shape)
         shift = seen_through(program, right, dims, casts=True)
+        while shift.value.node.op == "StopGradient":
+            # what is the same for all keys has no gradient anyway
+            shift = seen_through(program, program.operands(shift.value)[0], shift.dims, casts=True)
         keys = axes_of([dims[place] for place in axes])
         if shift.value.node.op in ("Reduce", "LogSumExp", "Maximum") and shift.axes.isdisjoint(keys):
             return left

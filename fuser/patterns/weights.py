@@ -25,6 +25,7 @@ WHY = {
     "Divide": "the weights are divided by an array after the softmax",
     "Gather": "the weights are gathered from after the softmax",
     "GatherAxis": "the weights are gathered from after the softmax",
+    "StopGradient": "a gradient is stopped between softmax and product",
     "QuantizedMatmul": "the values are quantized: they are not an array of numbers",
 }
 

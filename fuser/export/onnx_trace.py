@@ -1,0 +1,393 @@
+"""An ONNX model traced at several sizes, with the ONNX values that the traced arrays are.
+
+What one trace says of a region holds for its shapes; what all traces say in ONNX's terms (names, and axes that are
+called `B0`, `Q0`, ... by their role) is what may be written into a model whose dimensions are dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from fuser.errors import FuserError
+from fuser.export.onnx_samples import blanks, named, size_sets, symbols
+from fuser.frontends.mlx import trace
+from fuser.frontends.onnx import OnnxProgram
+from fuser.fusion import match
+from fuser.ir.graph import Graph, Node, Value
+from fuser.ir.known import Known
+from fuser.patterns.attention import Attention
+from fuser.patterns.axes import VIEWS, Axis, Dim, Dims, axes_of, resolve, size_of
+from fuser.patterns.cursor import Miss, Program, Term
+from fuser.patterns.masks import Reading
+from fuser.patterns.softmax import Softmax
+
+Layout = tuple[tuple[str, ...], ...]
+"""What each dimension of an ONNX value varies over: axes by role and number, none for a size of 1."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """An array as the ONNX values that hold it, seen from every side that the model has."""
+
+    layouts: Mapping[str, Layout]
+    dtype: mx.Dtype
+
+
+@dataclass(frozen=True)
+class MaskStep:
+    """One mask, as `fuser.patterns.cursor.Mask` has it."""
+
+    kind: str
+    array: Names
+    scale: float
+    fill: float
+    inverted: bool
+    known: bool
+    """Whether its value depends on shapes only."""
+
+
+@dataclass(frozen=True)
+class ProductNames:
+    """A product of queries and keys."""
+
+    query: Names
+    key: Names
+    number: float
+    factors: tuple[Names, ...]
+    divisors: tuple[Names, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A region in ONNX's terms, as one trace or all traces have it."""
+
+    node: str
+    """The softmax's node."""
+    products: tuple[ProductNames, ...]
+    values: tuple[Names, ...]
+    outputs: tuple[Names, ...]
+    numbers: tuple[float, ...]
+    """What each output is multiplied with."""
+    stepped: bool
+    guarded: bool
+    sink: bool
+    roles: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, int | None]
+    """The sizes of axes; None where it is not the same in all traces."""
+    steps: tuple[MaskStep, ...]
+    kind: str
+    empty: str | None
+    square: bool
+    """Whether there are as many queries as keys."""
+    lengths: tuple[int, ...]
+    """The largest number of queries or keys in each trace."""
+    product: mx.Dtype
+    """The type of the products of queries and keys."""
+    softmax: mx.Dtype
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What the traces found."""
+
+    found: dict[str, Found]
+    missed: dict[str, str]
+    """Softmaxes by node that are not expressed, and why."""
+
+
+def traces(program: OnnxProgram, base: Mapping[str, int] | None = None) -> Traces:
+    """Trace `program` at several sizes of its dimensions, and say what all traces agree on."""
+    error: FuserError | None = None
+    for sets in size_sets(program.inputs, base):
+        try:
+            made = [_Trace(program, sizes) for sizes in sets]
+        except FuserError as problem:
+            error = error or problem
+            continue
+        return _agreed(made)
+    assert error is not None
+    raise error
+
+
+class _Trace:
+    """One trace, and the regions in it."""
+
+    def __init__(self, program: OnnxProgram, sizes: Mapping[str, int]) -> None:
+        given = blanks(program.inputs, sizes)
+        order: list[str] = []
+
+        def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+            values = program.values(**dict(zip(given, arrays, strict=True)))
+            order[:] = values
+            return [*(values[info.name] for info in program.outputs), *values.values()]
+
+        self.graph: Graph = trace(run, list(given.values())).graph
+        count = len(program.outputs)
+        self._names: dict[Value, list[str]] = {}
+        for name, value in zip(order, self.graph.outputs[count:], strict=False):
+            self._names.setdefault(value, []).append(name)
+        self.graph.outputs = self.graph.outputs[:count]
+        self.graph.prune()
+        self.known = Known(self.graph)
+        self.program = Program(self.graph, self.known)
+        self.regions: dict[str, Found] = {}
+        self.missed: dict[str, str] = {}
+        for softmax, result in match(self.graph, {})[0]:
+            key = self._key(softmax)
+            if isinstance(result, Miss):
+                self.missed[key] = result.reason
+            else:
+                self.regions[key] = self._found(key, result)
+
+    def _key(self, softmax: Softmax) -> str:
+        return softmax.node.scope or self.graph.label(softmax.node)
+
+    def _found(self, key: str, region: Attention) -> Found:
+        views = _Views(self.graph, self._names)
+        # all views first: they may cut axes in two, and only then do axes get their names
+        made = [
+            (
+                views.of(each.query.value, each.query.dims),
+                views.of(each.key.value, each.key.dims),
+                each.scale.number,
+                [views.of(term.value, term.dims) for term in each.scale.factors],
+                [views.of(term.value, term.dims) for term in each.scale.divisors],
+            )
+            for each in region.products
+        ]
+        values = [views.of(each.value.value, each.value.dims) for each in region.products_with_values]
+        outputs = [views.of(each.output, each.dims) for each in region.products_with_values]
+        masks = [views.of(mask.term.value, mask.term.dims) for mask in region.steps]
+        roles, names = _roles(region)
+        steps = []
+        for mask, places in zip(region.steps, masks, strict=True):
+            scaled = bool(mask.scale.factors or mask.scale.divisors)
+            steps.append(
+                MaskStep(
+                    "scaled" if scaled else mask.kind,
+                    _named(places, names, mask.term.value.dtype),
+                    mask.scale.number,
+                    mask.fill,
+                    mask.inverted,
+                    self.known.is_known(mask.term.value),
+                )
+            )
+        queries, keys = size_of(region.roles.queries), size_of(region.roles.keys)
+        return Found(
+            key,
+            tuple(
+                ProductNames(
+                    _named(query, names, each.query.value.dtype),
+                    _named(keys_, names, each.key.value.dtype),
+                    number,
+                    _terms(factors, each.scale.factors, names),
+                    _terms(divisors, each.scale.divisors, names),
+                )
+                for each, (query, keys_, number, factors, divisors) in zip(region.products, made, strict=True)
+            ),
+            tuple(
+                _named(places, names, each.value.value.dtype)
+                for places, each in zip(values, region.products_with_values, strict=True)
+            ),
+            tuple(
+                _named(places, names, each.output.dtype)
+                for places, each in zip(outputs, region.products_with_values, strict=True)
+            ),
+            tuple(each.number for each in region.products_with_values),
+            any(each.steps for each in region.products_with_values),
+            any(each.guarded for each in region.products_with_values),
+            region.sink is not None,
+            {role: tuple(names[axis] for axis in resolve([dim])[0]) for role, dim in roles.items()},
+            {name: axis.size for axis, name in names.items()},
+            tuple(steps),
+            region.mask.kind,
+            region.mask.empty,
+            queries == keys,
+            (max(queries, keys),),
+            region.products[0].query.dtype,
+            region.softmax.scores.dtype,
+        )
+
+
+def _terms(places: Sequence[_Places], terms: Sequence[Term], names: Mapping[Axis, str]) -> tuple[Names, ...]:
+    return tuple(_named(each, names, term.value.dtype) for each, term in zip(places, terms, strict=True))
+
+
+def _roles(region: Attention) -> tuple[dict[str, Dim], dict[Axis, str]]:
+    """The axes of each role, and a name for each axis."""
+    roles = {
+        "B": region.roles.batch,
+        "H": region.roles.heads,
+        "G": region.roles.groups,
+        "Q": region.roles.queries,
+        "K": region.roles.keys,
+    }
+    roles |= {f"D{i}_": product.depth for i, product in enumerate(region.products)}
+    roles |= {f"W{i}_": each.width for i, each in enumerate(region.products_with_values)}
+    names: dict[Axis, str] = {}
+    for role, dim in roles.items():
+        for place, axis in enumerate(axes_of([dim])):
+            names.setdefault(axis, f"{role}{place}")
+    return {role: axes_of([dim]) for role, dim in roles.items()}, names
+
+
+_Places = list[tuple[str, Dims]]
+
+
+def _named(places: _Places, names: Mapping[Axis, str], dtype: mx.Dtype) -> Names:
+    layouts: dict[str, Layout] = {}
+    for name, dims in places:
+        dims = resolve(dims)
+        if all(axis in names for dim in dims for axis in dim):
+            layouts[name] = tuple(tuple(names[axis] for axis in dim) for dim in dims)
+    return Names(layouts, dtype)
+
+
+class _Views:
+    """All ONNX values that hold an array as it is or seen from another side, with what their dimensions mean."""
+
+    def __init__(self, graph: Graph, names: Mapping[Value, Sequence[str]]) -> None:
+        self._graph, self._onnx = graph, names
+
+    def of(self, value: Value, dims: Dims) -> _Places:
+        """ONNX names and dims of `value`, and of all that views make of it or made it of."""
+        seen: dict[Value, Dims] = {value: resolve(dims)}
+        stack = [value]
+        while stack:
+            here = stack.pop()
+            for there, found in (*self._back(here, seen[here]), *self._on(here, seen[here])):
+                if found is not None and there not in seen:
+                    seen[there] = found
+                    stack.append(there)
+        return [(name, dims) for value, dims in seen.items() for name in self._onnx.get(value, ())]
+
+    def _back(self, value: Value, dims: Dims) -> list[tuple[Value, Dims | None]]:
+        node = value.node
+        if node.op not in VIEWS or node.op == "Broadcast":
+            return []
+        source = self._graph.operands(node)[0]
+        return [(source, _seen(node, dims, source.shape, back=True))]
+
+    def _on(self, value: Value, dims: Dims) -> list[tuple[Value, Dims | None]]:
+        return [
+            (Value(node), _seen(node, dims, node.outputs[0].shape, back=False))
+            for node, _ in self._graph.users(value)
+            if node.op in VIEWS and node.op != "Broadcast"
+        ]
+
+
+def _seen(node: Node, dims: Dims, shape: Sequence[int], *, back: bool) -> Dims | None:
+    """The dims on the other side of a view; None where it would cut an axis."""
+    dims = resolve(dims)
+    if node.op == "Transpose":
+        order = node.arguments[0]
+        if not back:
+            return tuple(dims[source] for source in order)
+        given: list[Dim] = [()] * len(dims)
+        for place, source in enumerate(order):
+            given[source] = dims[place]
+        return tuple(given)
+    rest = list(reversed(axes_of(dims)))
+    grouped: list[Dim] = []
+    for size in shape:
+        dim: list[Axis] = []
+        while size > 1:
+            if not rest or size % rest[-1].size:
+                return None
+            size //= rest[-1].size
+            dim.append(rest.pop())
+        grouped.append(tuple(dim))
+    return None if rest else tuple(grouped)
+
+
+# -- what all traces agree on --------------------------------------------------------------------------------------
+
+
+def _agreed(made: Sequence[_Trace]) -> Traces:
+    first, *others = made
+    found: dict[str, Found] = {}
+    missed: dict[str, str] = {}
+    keys = dict.fromkeys(key for each in made for key in (*each.regions, *each.missed))
+    for key in keys:
+        reasons = [each.missed[key] for each in made if key in each.missed]
+        if reasons:
+            missed[key] = reasons[0]
+        elif any(key not in each.regions for each in made):
+            missed[key] = "it is there at some sizes of the dynamic dimensions only"
+        else:
+            joined = first.regions[key]
+            for other in others:
+                result = _join(joined, other.regions[key])
+                if isinstance(result, str):
+                    missed[key] = f"{result} at other sizes of the dynamic dimensions"
+                    break
+                joined = result
+            else:
+                found[key] = joined
+    return Traces(found, missed)
+
+
+def _join(left: Found, right: Found) -> Found | str:
+    """What two traces agree on of one region; a sentence's beginning when they differ."""
+    for what, one, two in (
+        ("the attention has another structure", _structure(left), _structure(right)),
+        ("the mask means something else", _meaning(left), _meaning(right)),
+    ):
+        if one != two:
+            return what
+    sizes = {name: size if right.sizes[name] == size else None for name, size in left.sizes.items()}
+    return Found(
+        left.node,
+        tuple(
+            ProductNames(
+                _common(a.query, b.query),
+                _common(a.key, b.key),
+                a.number,
+                tuple(map(_common, a.factors, b.factors)),
+                tuple(map(_common, a.divisors, b.divisors)),
+            )
+            for a, b in zip(left.products, right.products, strict=True)
+        ),
+        tuple(map(_common, left.values, right.values)),
+        tuple(map(_common, left.outputs, right.outputs)),
+        left.numbers,
+        left.stepped,
+        left.guarded,
+        left.sink,
+        left.roles,
+        sizes,
+        tuple(
+            MaskStep(a.kind, _common(a.array, b.array), a.scale, a.fill, a.inverted, a.known)
+            for a, b in zip(left.steps, right.steps, strict=True)
+        ),
+        left.kind if left.kind == right.kind else "mixed",
+        left.empty or right.empty,
+        left.square and right.square,
+        left.lengths + right.lengths,
+        left.product,
+        left.softmax,
+    )
+
+
+def _structure(found: Found) -> object:
+    return (
+        [(p.number, len(p.factors), len(p.divisors), p.query.dtype, p.key.dtype) for p in found.products],
+        [each.dtype for each in (*found.values, *found.outputs)],
+        (found.numbers, found.stepped, found.guarded, found.sink, found.product, found.softmax),
+        (dict(found.roles), list(found.sizes)),
+    )
+
+
+def _meaning(found: Found) -> object:
+    return [(s.kind, s.scale, s.fill, s.inverted, s.known, s.array.dtype) for s in found.steps]
+
+
+def _common(left: Names, right: Names) -> Names:
+    same = {name: layout for name, layout in left.layouts.items() if right.layouts.get(name) == layout}
+    return Names(same, left.dtype)
+
+
+__all__ = ["Found", "Layout", "MaskStep", "Names", "ProductNames", "Reading", "Traces", "named", "symbols", "traces"]

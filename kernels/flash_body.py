@@ -1,0 +1,135 @@
+"""The body of our own attention kernel, one source for three machines: a host's C++, CUDA and Metal.
+
+The body is what one *lane* does, for one row of queries; a prelude says what a lane is. On a GPU it is a thread, or
+`PARTS` neighbouring threads that share out the head's numbers. On a host a lane is one element of a vector register:
+the same lines are compiled with `REAL` as a vector of floats, so that arithmetic, comparisons and `?:` go element by
+element. Keys and values are then single numbers that all lanes share.
+
+One pass over keys and values, `TILE` keys at a time, with a running maximum and sum for each row (online softmax), all in
+float32. Rows are those of all query heads of one head of keys, one head after another: row r is query r % QUERIES of
+the group's head r / QUERIES. A row that sees no key, and has no sink, gives zeros.
+
+What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place in
+it), BLOCK (rows of an item), GROUP (the head of keys), OWN(i) (which number of a head a thread's i-th is), EXP, TANH,
+TAKE, PUT, SPLAT, SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches below as constants or
+variables: MASK (0 none, 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
+"""
+
+BODY = r"""
+    const int rows = GROUPS * QUERIES;
+    const int offset = KEYS - QUERIES;
+    const WHOLE row = FIRST + LANE;
+    const WHOLE safe = row < rows ? row : WHOLE_SPLAT(rows - 1);
+    const WHOLE place = safe % QUERIES;
+    const WHOLE head = safe / QUERIES;
+    const WHOLE reach = place + offset;
+
+    // the first and last query of the item bound the keys that any of its rows can see
+    const int last = (FIRST + BLOCK < rows ? FIRST + BLOCK : rows) - 1;
+    const bool one = FIRST / QUERIES == last / QUERIES;
+    const int low = one ? FIRST % QUERIES : 0;
+    const int high = one ? last % QUERIES : QUERIES - 1;
+    int start = low + offset - BEHIND;
+    start = start < 0 ? 0 : start - start % TILE;
+    int stop = high + offset + AHEAD + 1;
+    stop = stop < KEYS ? stop : KEYS;
+
+    REAL query[OWN_DEPTH];
+    REAL sum[OWN_WIDTH];
+    for (int i = 0; i < DEPTH_HERE; i++)
+        query[i] = OWN(i) < DEPTH ? TAKE(q, safe * DEPTH + OWN(i)) * SCALE : SPLAT(0.0f);
+    for (int i = 0; i < WIDTH_HERE; i++)
+        sum[i] = SPLAT(0.0f);
+    REAL most = SPLAT(LOWEST);
+    REAL total = SPLAT(0.0f);
+    if (SINKS) {
+        most = TAKE(sinks, head);
+        total = SPLAT(1.0f);
+    }
+    REAL slope = SPLAT(0.0f);
+    if (SLOPES)
+        slope = TAKE(slopes, head);
+
+    for (int tile = start; tile < stop; tile += TILE) {
+        REAL score[TILE];
+        for (int some = 0; some < TILE; some += KEYS_AT_ONCE) {
+            REAL product[KEYS_AT_ONCE];
+            UNROLL
+            for (int c = 0; c < KEYS_AT_ONCE; c++)
+                product[c] = SPLAT(0.0f);
+            UNROLL_DEPTH
+            for (int i = 0; i < DEPTH_HERE; i += FETCH) {
+                UNROLL
+                for (int c = 0; c < KEYS_AT_ONCE; c++) {
+                    KEY_AT(tile + some, c, i)
+                    UNROLL
+                    for (int e = 0; e < FETCH; e++)
+                        product[c] += query[i + e] * number[e];
+                }
+            }
+            UNROLL
+            for (int c = 0; c < KEYS_AT_ONCE; c++)
+                score[some + c] = SUMMED(product[c]);
+        }
+        if (CAPPED)
+            for (int c = 0; c < TILE; c++)
+                score[c] = TANH(score[c] * (1.0f / CAP)) * CAP;
+        if (SLOPES)
+            for (int c = 0; c < TILE; c++)
+                score[c] += slope * AS_REAL(tile + c - reach);
+        if (MASK != 0)
+            for (int c = 0; c < TILE && tile + c < KEYS; c++) {
+                const WHOLE cell = head * MASK_HEAD + place * MASK_ROW + (tile + c) * MASK_KEY;
+                if (MASK == 1)
+                    score[c] = KEPT(keep, cell) ? score[c] : SPLAT(HIDDEN);
+                else
+                    score[c] += TAKE(bias, cell);
+            }
+        // a tile at an edge: some rows do not see all of it
+        if (tile + TILE > low + offset + AHEAD + 1 || tile < high + offset - BEHIND || tile + TILE > KEYS)
+            for (int c = 0; c < TILE; c++) {
+                const int key = tile + c;
+                const bool there = key < KEYS;
+                score[c] = (key <= reach + AHEAD) & (key >= reach - BEHIND) & (there ? YES : NO)
+                    ? score[c] : SPLAT(HIDDEN);
+            }
+
+        REAL top = most;
+        UNROLL
+        for (int c = 0; c < TILE; c++)
+            top = score[c] > top ? score[c] : top;
+        const REAL fade = EXP(most - top);
+        REAL weights = SPLAT(0.0f);
+        UNROLL
+        for (int c = 0; c < TILE; c++) {
+            score[c] = EXP(score[c] - top);
+            weights += score[c];
+        }
+        total = total * fade + weights;
+        most = top;
+
+        const int there = KEYS - tile < TILE ? KEYS - tile : TILE;
+        UNROLL_WIDTH
+        for (int i = 0; i < WIDTH_HERE; i += VALUES_AT_ONCE) {
+            REAL part[VALUES_AT_ONCE];
+            UNROLL
+            for (int e = 0; e < VALUES_AT_ONCE; e++)
+                part[e] = sum[i + e] * fade;
+            UNROLL_TILE
+            for (int c = 0; c < TILE_HERE; c++) {
+                VALUE_AT(tile + c, i)
+                UNROLL
+                for (int e = 0; e < VALUES_AT_ONCE; e++)
+                    part[e] += score[c] * number[e];
+            }
+            UNROLL
+            for (int e = 0; e < VALUES_AT_ONCE; e++)
+                sum[i + e] = part[e];
+        }
+    }
+
+    const REAL share = total > 0.0f ? 1.0f / total : total;
+    for (int i = 0; i < WIDTH_HERE; i++)
+        if (OWN(i) < WIDTH)
+            PUT(out, safe * WIDTH + OWN(i), row < rows, sum[i] * share);
+"""

@@ -1,0 +1,188 @@
+"""Our attention kernel on a host's CPU: the body compiled by the system's C++ compiler, once, and called on numpy arrays.
+
+Without a compiler `available()` says so, and nothing here is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuser.kernels.flash_host import HOST
+
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
+WIDEST = 512
+# one number for "no limit" that still leaves room to add lengths to it
+FAR = 1 << 30
+# below this many multiplications a second thread costs more than it gives
+ALONE = 1 << 18
+
+
+class Problem(ctypes.Structure):
+    """What the compiled code is told; the same fields in the same order as in its source."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "bias", "sinks", "slopes", "keep", "out")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "groups", "queries", "keys", "depth", "width")),
+        *((name, ctypes.c_int64) for name in ("padded", "mask_batch", "mask_heads", "mask_head", "mask_row")),
+        *((name, ctypes.c_int64) for name in ("mask_key", "mask", "ahead", "behind")),
+        *((name, ctypes.c_float) for name in ("scale", "cap")),
+    )
+
+
+def compiler() -> str | None:
+    """The system's C++ compiler: what `CXX` names, or the first that is found."""
+    named = os.environ.get("CXX")
+    return next((path for name in (named, "c++", "g++", "clang++") if name and (path := shutil.which(name))), None)
+
+
+def cache() -> Path:
+    """Where compiled code is kept."""
+    base = os.environ.get("MLX_FUSER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(base) / "mlx-fuser"
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled body, built when it is first asked for; None where there is no compiler, or it fails."""
+    found = compiler()
+    if found is None or os.environ.get("MLX_FUSER_HOST_KERNEL") == "0":
+        return None
+    try:
+        path = built(found)
+        compiled = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    compiled.attend.argtypes = (ctypes.POINTER(Problem), ctypes.c_int)
+    compiled.attend.restype = None
+    compiled.problem_size.restype = ctypes.c_int64
+    return compiled if compiled.problem_size() == ctypes.sizeof(Problem) else None
+
+
+def built(found: str) -> Path:
+    """The shared library, compiled unless it is there already."""
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    machine = platform.machine() + _processor()
+    key = hashlib.sha256("\n".join((HOST, *FLAGS, found, version, machine)).encode()).hexdigest()[:20]
+    folder = cache()
+    path = folder / f"attend-{key}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as room:
+            source, target = Path(room) / "attend.cpp", Path(room) / "attend.so"
+            source.write_text(HOST)
+            command = [found, *FLAGS, "-march=native", str(source), "-o", str(target)]
+            subprocess.run(command, capture_output=True, check=True, timeout=300)
+            # another process may have been as quick: the last one wins, both are the same
+            target.replace(path)
+    return path
+
+
+def _processor() -> str:
+    """What tells processors apart that run different instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def available() -> bool:
+    """Whether the kernel can run here; compiles it if it must."""
+    return library() is not None
+
+
+@functools.cache
+def threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Array = NDArray[Any]
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    mask: Array | None = None,
+    sinks: Array | None = None,
+    slopes: Array | None = None,
+    softcap: float = 0.0,
+    ahead: int = FAR,
+    behind: int = FAR,
+) -> Array:
+    """Attention of float32 arrays `[B, N_q, T_q, D]`, `[B, N_kv, T_kv, D]`, `[B, N_kv, T_kv, D_v]`.
+
+    `mask` is boolean (True keeps) or float32 (added), and broadcasts to `[B, N_q, T_q, T_kv]`. Row i sees the columns
+    from i + T_kv - T_q - `behind` to i + T_kv - T_q + `ahead`: causal is `ahead=0`. `softcap` c makes c tanh(s / c) of
+    the scaled scores, `slopes` (one for each head) add slope x (column - i - T_kv + T_q).
+    """
+    compiled = library()
+    if compiled is None:
+        raise RuntimeError("there is no C++ compiler here, or it failed")
+    q, k, v = (np.ascontiguousarray(each, np.float32) for each in (q, k, v))
+    batch, heads, queries, depth = q.shape
+    shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
+    if max(depth, width) > WIDEST - 16:
+        raise ValueError(f"head sizes of {depth} and {width} are more than the kernel has room for")
+    out = np.empty((batch, heads, queries, width), np.float32)
+    alive: list[Array] = []
+
+    def vector(array: Array | None) -> int | None:
+        if array is None:
+            return None
+        alive.append(np.ascontiguousarray(array, np.float32))
+        return alive[-1].ctypes.data
+
+    problem = Problem(
+        q=q.ctypes.data,
+        k=k.ctypes.data,
+        v=v.ctypes.data,
+        sinks=vector(sinks),
+        slopes=vector(slopes),
+        out=out.ctypes.data,
+        batch=batch,
+        heads=shared,
+        groups=heads // shared,
+        queries=queries,
+        keys=keys,
+        depth=depth,
+        width=width,
+        ahead=min(ahead, FAR),
+        behind=min(behind, FAR),
+        scale=scale,
+        cap=softcap,
+    )
+    if mask is not None:
+        boolean = mask.dtype == np.bool_
+        if not boolean:
+            mask = mask.astype(np.float32, copy=False)
+        full = np.broadcast_to(mask, (batch, heads, queries, keys))
+        size = full.itemsize
+        steps = [step // size for step in full.strides]
+        problem.mask_batch, problem.mask_heads = steps[0], steps[1] * (heads // shared)
+        problem.mask_head, problem.mask_row, problem.mask_key = steps[1:]
+        problem.mask = 1 if boolean else 2
+        address = full.__array_interface__["data"][0]
+        problem.keep, problem.bias = (address, None) if boolean else (None, address)
+    alone = batch * heads * queries * keys * (depth + width) < ALONE
+    compiled.attend(ctypes.byref(problem), 1 if alone else threads())
+    return out
+
+
+Attend = Callable[..., Array]
