@@ -31,7 +31,7 @@ class Lift:
         self.rules = Rules(len(traces.graphs))
         self._names = names
         self._graphs = traces.graphs
-        self._known = [Known(graph) for graph in traces.graphs]
+        self._known = [Known(g, given) for g, given in zip(traces.graphs, traces.given, strict=True)]
         self._done: dict[Values, Op] = {}
         self._inputs = [{node: name for node, name in zip(g.inputs, traces.shapes, strict=False)} for g in self._graphs]
 
@@ -61,7 +61,7 @@ class Lift:
 
     def _leaf(self, values: Values) -> Op | None:
         node = values[0].node
-        if node.op == GRAPH_INPUT:
+        if node.op == GRAPH_INPUT and node not in self.traces.given[0]:
             name = self._inputs[0].get(node)
             if name is None or any(self._inputs[t].get(v.node) != name for t, v in enumerate(values)):
                 raise ConvertError("it reads an array that is no input of the model")

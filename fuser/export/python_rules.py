@@ -68,15 +68,11 @@ class Rules(Pool):
     def elementwise(self, fn: str, args: Sequence[Op], shape: Shape, dtype: mx.Dtype) -> Op:
         """A function of operands that broadcast by themselves."""
         bare = [arg.args[0] if arg.kind in ("broadcast", FULL) else arg for arg in args]
-        if broadcast([arg.shape for arg in bare]) != shape:
-            # one operand that has the whole shape is enough
-            for place, arg in enumerate(args):
-                kept = [arg if i == place else other for i, other in enumerate(bare)]
-                if broadcast([each.shape for each in kept]) == shape:
-                    bare = kept
-                    break
-            else:
-                bare = list(args)
+        small = broadcast([arg.shape for arg in bare])
+        if small is not None and small != shape:
+            return self.expand(self.elementwise(fn, bare, small, dtype), shape)
+        if small is None:
+            bare = list(args)
         if all(arg.kind == NUMBER for arg in bare):
             folded = _folded(fn, [arg.number for arg in bare], dtype)
             return self.full(self.number(folded, dtype), shape)
@@ -109,6 +105,8 @@ class Rules(Pool):
             }.get(fn, False)
             if neutral and same:
                 return x
+            if neutral and x.dtype == dtype:
+                return self.expand(x, shape)
             if (fn == "logical_and" and value is False) or (fn == "logical_or" and value is True):
                 return self.full(n, shape)
             if x.kind == "where" and x.args[1].kind == x.args[2].kind == NUMBER:
@@ -126,7 +124,7 @@ class Rules(Pool):
         condition, yes, no = args
         if condition.kind == NUMBER:
             return self.expand(yes if condition.number else no, shape)
-        if yes is no and yes.kind != NUMBER:
+        if yes is no:
             return self.expand(yes, shape)
         if yes.kind == no.kind == NUMBER and yes.dtype == mx.bool_ and yes.number != no.number:
             return condition if yes.number else self.call("logical_not", [condition], shape, mx.bool_)

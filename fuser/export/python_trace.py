@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from fuser.frontends.onnx_graph import Step, _wanted
 from fuser.frontends.onnx_run import Interpreter, Pool
 from fuser.frontends.onnx_types import CARRIERS, Narrow, Value
 from fuser.fusion import fuse
-from fuser.ir.graph import Graph
+from fuser.ir.graph import Graph, Node, Value
 
 # sizes that a model is traced at beside each other: primes, so that no two dimensions or products look alike
 PRIMES = ((3, 5, 7), (11, 17, 23), (13, 19, 29), (31, 37, 43), (41, 47, 59), (53, 61, 71), (67, 73, 83), (79, 89, 97))
@@ -28,7 +28,12 @@ PRIMES = ((3, 5, 7), (11, 17, 23), (13, 19, 29), (31, 37, 43), (41, 47, 59), (53
 class Traces:
     """Fused graphs of one program, alike but for sizes, and the sizes by symbol."""
 
+    raw: tuple[Graph, ...]
+    """The graphs before fusing."""
     graphs: tuple[Graph, ...]
+    """The graphs after it."""
+    given: tuple[dict[Node, mx.array], ...]
+    """What the inputs of `graphs` hold that were constants: positions that a mask is computed from."""
     symbols: dict[str, tuple[int, ...]]
     """The dimensions that are dynamic."""
     frozen: dict[str, int]
@@ -77,7 +82,7 @@ def example(program: OnnxProgram, inputs: Mapping[str, Any]) -> dict[str, mx.arr
 
 
 def one_trace(program: OnnxProgram, arrays: Mapping[str, mx.array], *, unfolded: bool = True) -> Graph:
-    """The fused graph of a program for inputs of these shapes."""
+    """The graph of a program for inputs of these shapes."""
     names = list(arrays)
     graph = program._graph
 
@@ -93,13 +98,34 @@ def one_trace(program: OnnxProgram, arrays: Mapping[str, mx.array], *, unfolded:
         return [interpreter.array(value) for value in interpreter.run(graph, given)]
 
     traced = trace(run, [arrays[name] for name in names])
-    fused = fuse(traced.graph)[0]
     # what follows the results is the random state after the call
-    fused.outputs = fused.outputs[: len(program.outputs)]
-    fused.prune()
-    if any(node.op == "RandomBits" for node in fused.nodes):
+    traced.graph.outputs = traced.graph.outputs[: len(program.outputs)]
+    traced.graph.prune()
+    if any(node.op == "RandomBits" for node in traced.graph.nodes):
         raise ConvertError(f"{program.name}: it draws random numbers, which a written program would draw differently")
-    return fused
+    return traced.graph
+
+
+def opened(graph: Graph) -> tuple[Graph, dict[Node, mx.array]]:
+    """The graph with its positions (0, 1, 2, ...) as inputs, so that nothing is folded that depends on sizes."""
+    twin, given = graph.copy(), {}
+    for node in graph.nodes:
+        array = node.array
+        if array is None or array.size < 2 or array.dtype not in (mx.int64, mx.int32):
+            continue
+        flat = mx.reshape(array, (-1,))
+        if mx.array_equal(flat, flat[0] + mx.arange(array.size).astype(array.dtype)).item():
+            value = twin.add_input(node.outputs[0])
+            twin.redirect(Value(node), value)
+            given[value.node] = array
+    twin.prune()
+    return twin, given
+
+
+def fused(raw: Sequence[Graph], *, folded: bool) -> tuple[tuple[Graph, ...], tuple[dict[Node, mx.array], ...]]:
+    """The graphs fused; where masks may not be `folded`, with the positions that they come from kept."""
+    twins = [(graph, {}) if folded else opened(graph) for graph in raw]
+    return tuple(fuse(graph)[0] for graph, _ in twins), tuple(given for _, given in twins)
 
 
 def resized(array: mx.array, shape: Sequence[int]) -> mx.array:
@@ -164,7 +190,7 @@ def _choices(symbols: Mapping[str, int], dynamic: Sequence[str], count: int) -> 
     return chosen
 
 
-def traces(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> list[Traces]:
+def traces(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> Iterator[Traces]:
     """The program traced so that as many dimensions as possible are dynamic: the best try first."""
     shapes = symbolic(program.inputs, arrays)
     sizes = sizes_of(shapes, arrays)
@@ -172,19 +198,13 @@ def traces(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> list[Traces]
     # a dimension that the model does not really leave open, one after the other and then all of them
     tries += [[name for name in sizes if name != one] for one in sizes if len(sizes) > 1]
     tries += [[one] for one in sizes if len(sizes) > 2] + [[]]
-    found = []
     for dynamic in tries:
-        made = _try(program, arrays, shapes, sizes, dynamic)
-        if made is not None:
-            found.append(made)
-            if not dynamic or len(found) > 2:
-                break
-    if not found or found[-1].symbols:
-        made = _try(program, arrays, shapes, sizes, [])
-        if made is None:
-            raise ConvertError(f"{program.name}: it cannot be traced for the given inputs")
-        found.append(made)
-    return found
+        raw, symbols = _try(program, arrays, shapes, sizes, dynamic)
+        if raw:
+            frozen = {name: size for name, size in sizes.items() if name not in dynamic}
+            for folded in (True, False):
+                graphs, given = fused(raw, folded=folded)
+                yield Traces(raw, graphs, given, symbols, frozen, dict(shapes))
 
 
 def _try(
@@ -193,7 +213,8 @@ def _try(
     shapes: Mapping[str, tuple[str | int, ...]],
     sizes: Mapping[str, int],
     dynamic: Sequence[str],
-) -> Traces | None:
+) -> tuple[tuple[Graph, ...], dict[str, tuple[int, ...]]]:
+    """The traces with some dimensions dynamic, none where that cannot be; and the sizes of those dimensions."""
     choices = _choices(sizes, dynamic, 3 if dynamic else 1)
     graphs = []
     try:
@@ -206,10 +227,8 @@ def _try(
     except (FuserError, RuntimeError, ValueError, IndexError):
         if not dynamic:
             raise
-        return None
-    symbols = {name: tuple(choice[name] for choice in choices) for name in sizes if name in dynamic}
-    frozen = {name: size for name, size in sizes.items() if name not in dynamic}
-    return Traces(tuple(graphs), symbols, frozen, dict(shapes))
+        return (), {}
+    return tuple(graphs), {name: tuple(choice[name] for choice in choices) for name in sizes if name in dynamic}
 
 
 def _either(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -68,7 +69,7 @@ def _times(left: Bounds, right: Bounds) -> Bounds:
     return min(products), max(products)
 
 
-_OF = {
+_OF: dict[str, Callable[[Bounds, Bounds], Bounds]] = {
     "Add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "Subtract": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "Multiply": _times,

@@ -11,6 +11,9 @@ from fuser.ir.ops_linear import MODES
 from fuser.ir.ops_table import Arguments, Rebuild
 from fuser.ir.types import TensorType
 
+# our own kernel: what MLX's cannot do
+FLASH = "FlashAttention"
+
 
 def _attention(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> tuple[mx.array, ...]:
     scale, causal, has_sinks = a[:3]
@@ -27,6 +30,32 @@ def _attention(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> 
     # exported, can read them: NaN shows it, should that change.
     (out,), _ = mx.vjp(attend, list(x[:3]), [mx.zeros((*x[0].shape[:-1], x[2].shape[-1]), x[0].dtype)])
     return out, mx.full((*x[0].shape[:-1], 1), float("nan"), mx.float32)
+
+
+def _capped(a: Arguments, x: Sequence[mx.array]) -> mx.array:
+    """Our own kernel's meaning: scores capped by tanh before they are masked, as `[scale, causal, has_sinks, softcap]`."""
+    scale, causal, has_sinks, cap = a
+    q, k, v, *rest = x
+    batch, heads, rows, _ = q.shape
+    groups = heads // k.shape[1]
+    grouped = (q.astype(mx.float32) * scale).reshape(batch, k.shape[1], groups, rows, -1)
+    scores = grouped @ mx.expand_dims(k, 2).astype(mx.float32).swapaxes(-1, -2)
+    if cap:
+        scores = mx.tanh(scores / cap) * cap
+    scores = scores.reshape(batch, heads, rows, -1)
+    lowest = mx.array(mx.finfo(mx.float32).min)
+    if causal:
+        columns = k.shape[2]
+        scores = mx.where(mx.tri(rows, columns, columns - rows, dtype=mx.bool_), scores, lowest)
+    if len(rest) > has_sinks:
+        mask = rest[0]
+        scores = mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
+    if has_sinks:
+        sinks = mx.broadcast_to(rest[-1].astype(mx.float32).reshape(1, heads, 1, 1), (batch, heads, rows, 1))
+        scores = mx.concatenate([sinks, scores], axis=-1)
+    weights = mx.softmax(scores, axis=-1)[..., int(has_sinks) :].reshape(batch, k.shape[1], groups, rows, -1)
+    output = weights @ mx.expand_dims(v, 2).astype(mx.float32)
+    return output.reshape(batch, heads, rows, -1).astype(q.dtype)
 
 
 def _given(x: mx.array) -> mx.array | None:
@@ -93,6 +122,7 @@ def _quantize(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> S
 
 FAST: dict[str, Rebuild] = {
     "ScaledDotProductAttention": _attention,
+    FLASH: lambda a, x, _: (_capped(a, x),),
     "RMSNorm": lambda a, x, _: (_rms_norm(x, a[0]),),
     "RMSNormVJP": lambda a, x, _: _rms_norm_vjp(x, a[0]),
     "LayerNorm": lambda a, x, _: (_layer_norm(x, a[0]),),

@@ -83,6 +83,9 @@ def read(
 
 def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool, at: Node) -> Reading:
     """Masks that are all known: what they add up to, and where the score itself is lost."""
+    plain = _kept(steps)
+    if plain is not None and _covers(plain, keys, axes):
+        return _boolean(plain, axes, queries, keys, None)
     total, lost = np.zeros((1,) * len(axes)), np.zeros((1,) * len(axes), bool)
     for mask, known in reversed(steps):
         if mask.kind == "floor":
@@ -112,13 +115,40 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool,
         else:
             return Reading(axes, "additive", bias=smallest(total), empty="zero" if guarded else None)
     if ((total == 0) | ~counts).all():
-        if _is_causal(counts, axes, queries, keys):
-            return Reading(axes, "causal")
-        counts = smallest(counts)
-        return Reading(axes, "none" if counts.all() else "boolean", None if counts.all() else counts, empty=empty)
+        return _boolean(counts, axes, queries, keys, empty)
     if empty == "mean":
         return Reading(axes, "additive", bias=smallest(total), empty=None)
     return Reading(axes, "additive", bias=smallest(np.where(counts, total, -math.inf)), empty=empty)
+
+
+def _kept(steps: Steps) -> NDArray[np.bool_] | None:
+    """Which keys count, when all masks only hide keys; None when some do else.
+
+    Most masks are of this kind, and can be as large as the scores: they are not made numbers of.
+    """
+    keep: NDArray[np.bool_] = np.ones((), bool)
+    for mask, known in steps:
+        if mask.kind == "floor":
+            continue
+        if known is None or mask.kind == "times":
+            return None
+        if mask.kind == "keep":
+            keep = keep & ((known != 0) != mask.inverted)
+            continue
+        hides = known * mask.scale.number <= VANISHES if mask.scale.number != 1 else known <= VANISHES
+        if not ((known == 0) | hides).all():
+            return None
+        keep = keep & ~hides
+    return keep if keep.ndim else None
+
+
+def _boolean(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim, empty: Empty | None) -> Reading:
+    keep = smallest(keep)
+    if keep.all():
+        return Reading(axes, "none")
+    if _is_causal(keep, axes, queries, keys):
+        return Reading(axes, "causal")
+    return Reading(axes, "boolean", keep, empty=empty)
 
 
 def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
@@ -216,7 +246,7 @@ def _uncast(program: Program, term: Term) -> Term:
 def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
     if mask.kind == "floor" or mask.scale.factors or mask.scale.divisors:
         return None
-    array = program.known.array(mask.term.value)
+    array: NDArray[Any] | None = program.known.array(mask.term.value)
     if array is None:
         return None
     hides = array <= VANISHES
@@ -261,7 +291,6 @@ def _covers(keep: NDArray[np.bool_], keys: Dim, axes: Dim) -> bool:
 
 def _is_causal(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim) -> bool:
     """Whether row i keeps the columns up to i + columns - rows, alike over all other axes: the kernel's causal mask."""
-    keep = smallest(keep)
     varying = {axis for axis, size in zip(axes, keep.shape, strict=True) if size != 1}
     if keep.all() or not varying <= {*queries, *keys}:
         return False
@@ -275,7 +304,7 @@ def smallest(array: NDArray[Any]) -> NDArray[Any]:
     """`array` with a size of 1 where it does not vary."""
     for place, size in enumerate(array.shape):
         first = array.take([0], axis=place)
-        if size > 1 and (array == first).all():
+        if size > 1 and (array.take([1], axis=place) == first).all() and (array == first).all():
             array = first
     return array
 

@@ -1,0 +1,113 @@
+"""A program that runs is a list of segments: graphs under `mx.compile`, and steps that cannot be in a graph between them.
+
+A step is a kernel of ours: it wants its arrays to be there, or is no primitive that `mx.compile` knows. The graph is cut
+where there is one, at as few places as the order allows: what does not wait for a step is computed before it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from fuser.execute import Flat, runner
+from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
+from fuser.kernels import own
+from fuser.kernels.own import Step
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One piece: what it reads, what to run, what it gives; values are numbered over the whole program."""
+
+    reads: list[int]
+    run: Callable[[list[mx.array]], list[mx.array]]
+    gives: list[int]
+    drops: list[int]
+    """What nobody reads after it."""
+
+
+def segmented(graph: Graph) -> Flat | None:
+    """`graph` as a function from its inputs to its outputs, in segments; None when no node of it is a step."""
+    steps = {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
+    return _flat(graph, _segments(graph, steps)) if steps else None
+
+
+def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], Step, list[Value]]]:
+    """The pieces in order: what each reads, runs and gives."""
+    level: dict[Node, int] = {}
+    for node in graph.nodes:
+        operands = graph.operands(node)
+        level[node] = max((level[each.node] + (each.node in steps) for each in operands), default=0)
+    levels: dict[int, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op not in (INPUT, CONSTANT):
+            levels[level[node]].append(node)
+    pieces: list[tuple[list[Value], Step, list[Value]]] = []
+    for number in sorted(levels):
+        nodes = [node for node in levels[number] if node not in steps]
+        here = set(nodes)
+        made = [Value(node, index) for node in nodes for index in range(len(node.outputs))]
+        given = [
+            value
+            for value in made
+            if value in graph.outputs or any(user not in here for user, _ in graph.users(value))
+        ]
+        if given:
+            pieces.append(_piece(graph, nodes, given))
+        for node in (node for node in levels[number] if node in steps):
+            pieces.append(([*graph.operands(node)], steps[node], [Value(node)]))
+    return pieces
+
+
+def _piece(graph: Graph, nodes: Sequence[Node], given: list[Value]) -> tuple[list[Value], Step, list[Value]]:
+    """The nodes as a graph of their own, compiled."""
+    part, copies, reads = Graph(), dict[Value, Value](), list[Value]()
+    for node in nodes:
+        operands = graph.operands(node)
+        for operand in operands:
+            if operand not in copies:
+                if operand.node.array is not None:
+                    copies[operand] = part.add_constant(operand.node.array)
+                else:
+                    copies[operand] = part.add_input(operand.type)
+                    reads.append(operand)
+        first = part.add(node.op, [copies[each] for each in operands], *node.arguments, outputs=node.outputs)
+        copies.update({Value(node, index): Value(first.node, index) for index in range(len(node.outputs))})
+    part.outputs = [copies[value] for value in given]
+    run = runner(part)
+    compiled: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
+    return reads, lambda inputs: compiled(*inputs), given
+
+
+def _flat(graph: Graph, pieces: list[tuple[list[Value], Step, list[Value]]]) -> Flat:
+    numbers: dict[Value, int] = {Value(node): number for number, node in enumerate(graph.inputs)}
+    constants: dict[int, mx.array] = {}
+    for node in graph.nodes:
+        if node.array is not None:
+            constants[len(numbers)] = node.array
+            numbers[Value(node)] = len(numbers)
+    for _, _, gives in pieces:
+        for value in gives:
+            numbers[value] = len(numbers)
+    results = [numbers[output] for output in graph.outputs]
+    wanted = {*results, *constants, *range(len(graph.inputs))}
+    segments: list[Segment] = []
+    for reads, run, gives in reversed(pieces):
+        slots = [numbers[value] for value in reads]
+        drops = [slot for slot in dict.fromkeys(slots) if slot not in wanted]
+        wanted.update(slots)
+        segments.insert(0, Segment(slots, run, [numbers[value] for value in gives], drops))
+
+    def run(inputs: Sequence[mx.array]) -> list[mx.array]:
+        values: dict[int, mx.array] = {**dict(enumerate(inputs)), **constants}
+        for segment in segments:
+            made = segment.run([values[slot] for slot in segment.reads])
+            for slot in segment.drops:
+                del values[slot]
+            values.update(zip(segment.gives, made, strict=True))
+        return [values[slot] for slot in results]
+
+    return run

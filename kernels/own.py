@@ -1,0 +1,164 @@
+"""Our own kernel as a step of a program: on a CPU the host's compiled code, on a GPU the same body as MLX's custom kernel.
+
+A step is called between two pieces of a program, on arrays that are not computed yet. Outside of MLX's transformations
+it runs the kernel; inside of `mx.compile` or `mx.vmap`, where nothing can be evaluated, the same in MLX's operations.
+Gradients are those of MLX's operations too: the kernel stands under `mx.custom_function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.ir.graph import KERNEL, Graph, Node
+from fuser.ir.ops import OPS
+from fuser.ir.ops_fast import FLASH
+from fuser.ir.types import TensorType
+from fuser.kernels import flash_gpu, host
+from fuser.kernels.admission import HALVES, backend
+
+Step = Callable[[Sequence[mx.array]], list[mx.array]]
+# below this many multiplications the cut that the step needs costs more than MLX's slow products
+WORTH = 1 << 20
+TYPES = (mx.float32, *HALVES)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a call of the kernel asks for, besides its arrays."""
+
+    scale: float
+    causal: bool
+    mask: bool
+    sinks: bool
+    softcap: float = 0.0
+
+
+def form_of(node: Node, count: int) -> Form:
+    """The form of a call node with `count` operands."""
+    scale, causal, sinks = node.arguments[:3]
+    softcap = float(node.arguments[3]) if node.op == FLASH else 0.0
+    return Form(float(scale), bool(causal), count - bool(sinks) > 3, bool(sinks), softcap)
+
+
+def available() -> str | None:
+    """The machine that our kernel runs on here: `cpu`, `cuda` or `metal`; None where there is nothing to compile it."""
+    where = backend()
+    return where if where != "cpu" or host.available() else None
+
+
+def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
+    """Why our kernel cannot compute a call, or None."""
+    if available() is None:
+        return "there is no C++ compiler for our own"
+    if max(depth, width) > flash_gpu.WIDEST:
+        return f"our own has no room for head sizes over {flash_gpu.WIDEST}"
+    return None if dtype in TYPES else f"our own does not compute in {dtype}"
+
+
+def name(softcap: float) -> str:
+    """What a report calls our kernel."""
+    where = {"cpu": "CPU, ours (compiled C++)", "cuda": "CUDA, ours", "metal": "Metal, ours", None: "ours"}[available()]
+    return f"{where}, softcap {softcap:g}" if softcap else where
+
+
+def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
+    """Whether a call that MLX's kernel could take as well goes to ours: on a CPU, where MLX has none, when it is large."""
+    cells = q.size // max(q.shape[3], 1) * k.shape[2]
+    large = cells * (q.shape[3] + v.shape[3]) >= WORTH
+    return large and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
+
+
+def step(graph: Graph, node: Node) -> Step | None:
+    """What to run for `node` between pieces of the program; None when it is to be part of one."""
+    if node.op not in (KERNEL, FLASH) or (node.op == KERNEL and any(node.arguments[3:])):
+        return None
+    operands = [operand.type for operand in graph.operands(node)]
+    q, k, v = operands[:3]
+    if node.op == KERNEL and not takes(q, k, v):
+        return None
+    if refuses(q.shape[3], v.shape[3], q.dtype) is not None:
+        return None
+    form = form_of(node, len(operands))
+    run = on_host if backend() == "cpu" else flash_gpu.call
+    return differentiable(lambda x: run(form, x), lambda x: OPS[node.op](node.arguments, x, node.outputs)[0])
+
+
+def differentiable(run: Callable[[Sequence[mx.array]], mx.array], plain: Callable[..., mx.array]) -> Step:
+    """`run` with the transformations of `plain`, which is the same in MLX's operations."""
+
+    def listed(*x: mx.array) -> mx.array:
+        return plain(x)
+
+    @mx.custom_function
+    def attend(*x: mx.array) -> mx.array:
+        try:
+            return run(x)
+        except Untimely:
+            return plain(x)
+
+    @attend.vjp
+    def backward(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
+        # masks may be boolean: they have no gradient
+        found = iter(mx.vjp(_of_floats(plain, primals), _floats(primals), [cotangent])[1])
+        return tuple(next(found) if _is_float(x) else mx.zeros_like(x) for x in primals)
+
+    @attend.jvp
+    def forward(primals: Any, tangents: Any) -> Any:
+        moved = [
+            mx.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True) if _is_float(x)
+        ]
+        return mx.jvp(_of_floats(plain, primals), _floats(primals), moved)[1][0]
+
+    @attend.vmap
+    def mapped(inputs: Any, axes: Any) -> Any:
+        return mx.vmap(listed, in_axes=tuple(axes), out_axes=0)(*inputs), 0
+
+    return lambda x: [attend(*x)]
+
+
+class Untimely(Exception):
+    """Nothing can be evaluated here: inside of a transformation."""
+
+
+def _is_float(x: mx.array) -> bool:
+    return mx.issubdtype(x.dtype, mx.floating)
+
+
+def _floats(x: Sequence[mx.array]) -> list[mx.array]:
+    return [each for each in x if _is_float(each)]
+
+
+def _of_floats(plain: Callable[..., mx.array], x: Sequence[mx.array]) -> Callable[..., mx.array]:
+    def run(*floats: mx.array) -> mx.array:
+        given = iter(floats)
+        return plain([next(given) if _is_float(each) else each for each in x])
+
+    return run
+
+
+def on_host(form: Form, x: Sequence[mx.array]) -> mx.array:
+    """The call on the host's CPU. Raises `Untimely` where the arrays cannot be evaluated."""
+    dtype = x[0].dtype
+    arrays = [each if each.dtype in (mx.float32, mx.bool_) else each.astype(mx.float32) for each in x]
+    try:
+        mx.eval(arrays)
+    except ValueError as error:
+        raise Untimely from error
+    q, k, v, *rest = (np.asarray(memoryview(array)) for array in arrays)  # type: ignore[arg-type]
+    found = host.attend(
+        q,
+        k,
+        v,
+        scale=form.scale,
+        mask=rest[0] if form.mask else None,
+        sinks=rest[-1] if form.sinks else None,
+        softcap=form.softcap,
+        ahead=0 if form.causal else host.FAR,
+    )
+    made = mx.array(found)
+    return made if dtype == mx.float32 else made.astype(dtype)
