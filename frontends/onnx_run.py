@@ -21,7 +21,11 @@ from fuser.frontends.onnx_types import Host, Items, Narrow, Value, to_host, to_m
 
 # a host value beyond this is not written out: it stays an unevaluated MLX array
 _HOST_BYTES = 1 << 28
-_ARRAY_BYTES = 1 << 42
+_ARRAY_BYTES = 1 << 38
+# how many nodes one call computes at most, loops included
+_MOST_STEPS = 2_000_000
+# NumPy gives views of these, which take no room
+_VIEWS = {"Expand", "Identity", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 class Scope(dict[str, Value]):
@@ -66,6 +70,7 @@ class Interpreter:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = Pool(pool)
+        self._steps = 0
 
     def run(self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None) -> list[Value]:
         """The outputs of `graph` for the inputs given by name."""
@@ -103,6 +108,9 @@ class Interpreter:
 
     def _step(self, step: Step, scope: Scope) -> tuple[Value | None, ...]:
         where = f"node {step.name!r} ({step.kind})"
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise UnsupportedOperatorError(f"{where}: the model's loops take more than {_MOST_STEPS:,} steps")
         try:
             inputs = [scope[name] if name else None for name in step.inputs]
         except KeyError as error:
@@ -157,13 +165,13 @@ class Interpreter:
 
     def _on_host(self, operator: Operator, call: Call, inputs: list[Value | None]) -> tuple[Value | None, ...]:
         function = host_function(operator)
-        sizes = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and any(value.strides)]
-        if function is not None and sum(sizes) <= _HOST_BYTES and not _blows_up(operator.name, inputs):
+        large = operator.name not in _VIEWS and _large(operator.name, inputs)
+        if function is not None and not large:
             with np.errstate(all="ignore"):
                 return _tuple(function(call, *inputs))
         with mx.stream(mx.cpu):
             outputs = self._on_arrays(operator, call, inputs)
-            if any(isinstance(item, mx.array) and item.nbytes > _HOST_BYTES for item in outputs):
+            if large or any(isinstance(item, mx.array) and item.nbytes > _HOST_BYTES for item in outputs):
                 return outputs
             return tuple(to_host(item) if isinstance(item, mx.array | Narrow) else item for item in outputs)
 
@@ -191,17 +199,16 @@ class Interpreter:
         return tuple(Narrow(output, narrow) if isinstance(output, mx.array) else output for output in outputs)
 
 
-def _blows_up(name: str, inputs: Iterable[Value | None]) -> bool:
-    """Whether broadcasting small host values together gives one that is too large to be written out."""
-    if name in {"Concat", "Reshape", "Gather", "Slice", "Transpose", "Unsqueeze", "Squeeze"}:
+def _large(name: str, inputs: Iterable[Value | None]) -> bool:
+    """Whether host values, or what they broadcast to, are too large to be written out."""
+    arrays = [value for value in inputs if isinstance(value, np.ndarray)]
+    if sum(value.nbytes for value in arrays) > _HOST_BYTES:
+        return True
+    if name in {"Concat", "Reshape"} or not arrays:
         return False
-    shapes = [value.shape for value in inputs if isinstance(value, np.ndarray)]
-    return math.prod(max(sizes) for sizes in zip(*_padded(shapes), strict=True)) * 8 > _HOST_BYTES if shapes else False
-
-
-def _padded(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    rank = max(map(len, shapes))
-    return [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    rank = max(value.ndim for value in arrays)
+    shapes = [(1,) * (rank - value.ndim) + value.shape for value in arrays]
+    return math.prod(max(sizes) for sizes in zip(*shapes, strict=True)) * 8 > _HOST_BYTES
 
 
 def _tuple(result: Any) -> tuple[Value | None, ...]:

@@ -137,11 +137,11 @@ def to_mlx(host: Host) -> mx.array | Narrow:
         return Narrow(mx.array(host.astype(NUMPY_TYPES[_ONNX_TYPES[CARRIERS[number]]])), number)
     if host.dtype == np.float64:
         refuse_float64_on_gpu()
-    if host.size > 1 and not any(host.strides):  # one value everywhere: do not write it out
-        return mx.broadcast_to(mx.array(host.reshape(-1)[0], dtype=MLX_TYPES[number]), host.shape)
-    if not host.flags.c_contiguous:
-        host = np.ascontiguousarray(host)
-    return mx.array(host, dtype=MLX_TYPES[number])
+    # axes along which one value is seen again and again are not written out
+    repeated = [size > 1 and stride == 0 for size, stride in zip(host.shape, host.strides, strict=True)]
+    compact = host[tuple(slice(1) if again else slice(None) for again in repeated)]
+    array = mx.array(compact.copy(), dtype=MLX_TYPES[number])
+    return mx.broadcast_to(array, host.shape) if any(repeated) else array
 
 
 def to_host(value: mx.array | Narrow) -> Host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from fuser.patterns.softmax import Softmax, softmaxes
 from fuser.report import Region, Report
 from fuser.rewrite import Rewriter
 
+log = logging.getLogger("fuser")
 Found = tuple[Softmax, Attention | Miss]
 
 
@@ -46,7 +48,13 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") 
     regions = [(_fused(graph, result), result) for _, result in found if isinstance(result, Attention)]
     rewriter = Rewriter(graph)
     for entry, region in regions:
-        call = rewriter.fuse(region)
+        try:
+            call = rewriter.fuse(region)
+        except Exception as error:
+            # nothing has been redirected yet: the region stays as it was
+            log.exception("rewriting %s", entry.name)
+            entries[region.softmax.node] = replace(entry, verdict="refused", reason=_ours(error))
+            continue
         q, k, v = (value.type for value in graph.operands(call.node)[:3])
         entries[region.softmax.node] = replace(entry, q=q, k=k, v=v)
     graph.prune()
@@ -69,8 +77,16 @@ def _read(program: Program, softmax: Softmax) -> Attention | Miss:
         region = attention(program, softmax)
     except Miss as miss:
         return miss
+    except Exception as error:
+        # an optimiser that meets something unknown leaves it alone, and says so
+        log.exception("reading %s", program.graph.label(softmax.node))
+        return Miss(_ours(error), softmax.node)
     reason = sdpa.refuses(region)
     return region if reason is None else Miss(reason, softmax.node)
+
+
+def _ours(error: Exception) -> str:
+    return f"fuser failed on it, which is a bug to report ({type(error).__name__}: {error})"
 
 
 def _fused(graph: Graph, region: Attention) -> Region:

@@ -1,7 +1,7 @@
-"""A program that runs is a list of segments: graphs under `mx.compile`, and steps that cannot be in a graph between them.
+"""A program that runs is a list of segments: graphs under `mx.compile`, and steps between them that no graph can hold.
 
-A step is a kernel of ours: it wants its arrays to be there, or is no primitive that `mx.compile` knows. The graph is cut
-where there is one, at as few places as the order allows: what does not wait for a step is computed before it.
+A step is a kernel of ours: it wants its arrays to be there, or is no primitive that `mx.compile` knows. The graph is
+cut where there is one, at as few places as the order allows: what waits for no step is computed before it.
 """
 
 from __future__ import annotations
@@ -45,16 +45,13 @@ def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], 
     for node in graph.nodes:
         if node.op not in (INPUT, CONSTANT):
             levels[level[node]].append(node)
+    outputs = set(graph.outputs)
     pieces: list[tuple[list[Value], Step, list[Value]]] = []
     for number in sorted(levels):
         nodes = [node for node in levels[number] if node not in steps]
         here = set(nodes)
         made = [Value(node, index) for node in nodes for index in range(len(node.outputs))]
-        given = [
-            value
-            for value in made
-            if value in graph.outputs or any(user not in here for user, _ in graph.users(value))
-        ]
+        given = [value for value in made if value in outputs or any(user not in here for user, _ in graph.users(value))]
         if given:
             pieces.append(_piece(graph, nodes, given))
         for node in (node for node in levels[number] if node in steps):
@@ -95,11 +92,11 @@ def _flat(graph: Graph, pieces: list[tuple[list[Value], Step, list[Value]]]) -> 
     results = [numbers[output] for output in graph.outputs]
     wanted = {*results, *constants, *range(len(graph.inputs))}
     segments: list[Segment] = []
-    for reads, run, gives in reversed(pieces):
+    for reads, step, gives in reversed(pieces):
         slots = [numbers[value] for value in reads]
         drops = [slot for slot in dict.fromkeys(slots) if slot not in wanted]
         wanted.update(slots)
-        segments.insert(0, Segment(slots, run, [numbers[value] for value in gives], drops))
+        segments.insert(0, Segment(slots, step, [numbers[value] for value in gives], drops))
 
     def run(inputs: Sequence[mx.array]) -> list[mx.array]:
         values: dict[int, mx.array] = {**dict(enumerate(inputs)), **constants}

@@ -5,13 +5,12 @@ The body is what one *lane* does, for one row of queries; a prelude says what a 
 the same lines are compiled with `REAL` as a vector of floats, so that arithmetic, comparisons and `?:` go element by
 element. Keys and values are then single numbers that all lanes share.
 
-One pass over keys and values, `TILE` keys at a time, with a running maximum and sum for each row (online softmax), all in
-float32. Rows are those of all query heads of one head of keys, one head after another: row r is query r % QUERIES of
+One pass over keys and values, `TILE` keys at a time, with a running maximum and sum for each row (online softmax), all
+in float32. Rows are those of all query heads of one head of keys, one head after another: row r is query r % QUERIES of
 the group's head r / QUERIES. A row that sees no key, and has no sink, gives zeros.
 
-What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place in
-it), BLOCK (rows of an item), GROUP (the head of keys), OWN(i) (which number of a head a thread's i-th is), EXP, TANH,
-TAKE, PUT, SPLAT, SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches below as constants or
+What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place
+in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT, SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches below as constants or
 variables: MASK (0 none, 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
 """
 
@@ -36,8 +35,10 @@ BODY = r"""
 
     REAL query[OWN_DEPTH];
     REAL sum[OWN_WIDTH];
+    UNROLL_DEPTH
     for (int i = 0; i < DEPTH_HERE; i++)
         query[i] = OWN(i) < DEPTH ? TAKE(q, safe * DEPTH + OWN(i)) * SCALE : SPLAT(0.0f);
+    UNROLL_WIDTH
     for (int i = 0; i < WIDTH_HERE; i++)
         sum[i] = SPLAT(0.0f);
     REAL most = SPLAT(LOWEST);
@@ -72,14 +73,18 @@ BODY = r"""
                 score[some + c] = SUMMED(product[c]);
         }
         if (CAPPED)
+            UNROLL_TILE
             for (int c = 0; c < TILE; c++)
                 score[c] = TANH(score[c] * (1.0f / CAP)) * CAP;
         if (SLOPES)
+            UNROLL_TILE
             for (int c = 0; c < TILE; c++)
                 score[c] += slope * AS_REAL(tile + c - reach);
         if (MASK != 0)
-            for (int c = 0; c < TILE && tile + c < KEYS; c++) {
-                const WHOLE cell = head * MASK_HEAD + place * MASK_ROW + (tile + c) * MASK_KEY;
+            UNROLL_TILE
+            for (int c = 0; c < TILE; c++) {
+                const int near = tile + c < KEYS ? tile + c : KEYS - 1;
+                const WHOLE cell = head * MASK_HEAD + place * MASK_ROW + near * MASK_KEY;
                 if (MASK == 1)
                     score[c] = KEPT(keep, cell) ? score[c] : SPLAT(HIDDEN);
                 else
@@ -87,6 +92,7 @@ BODY = r"""
             }
         // a tile at an edge: some rows do not see all of it
         if (tile + TILE > low + offset + AHEAD + 1 || tile < high + offset - BEHIND || tile + TILE > KEYS)
+            UNROLL_TILE
             for (int c = 0; c < TILE; c++) {
                 const int key = tile + c;
                 const bool there = key < KEYS;
@@ -109,6 +115,7 @@ BODY = r"""
         most = top;
 
         const int there = KEYS - tile < TILE ? KEYS - tile : TILE;
+        (void)there;
         UNROLL_WIDTH
         for (int i = 0; i < WIDTH_HERE; i += VALUES_AT_ONCE) {
             REAL part[VALUES_AT_ONCE];
@@ -129,6 +136,7 @@ BODY = r"""
     }
 
     const REAL share = total > 0.0f ? 1.0f / total : total;
+    UNROLL_WIDTH
     for (int i = 0; i < WIDTH_HERE; i++)
         if (OWN(i) < WIDTH)
             PUT(out, safe * WIDTH + OWN(i), row < rows, sum[i] * share);

@@ -1,4 +1,4 @@
-"""Our attention kernel on a host's CPU: the body compiled by the system's C++ compiler, once, and called on numpy arrays.
+"""Our attention kernel on a host's CPU: compiled once by the system's C++ compiler, and called on numpy arrays.
 
 Without a compiler `available()` says so, and nothing here is used.
 """

@@ -1,4 +1,4 @@
-"""Our own kernel as a step of a program: on a CPU the host's compiled code, on a GPU the same body as MLX's custom kernel.
+"""Our own kernel as a step of a program: on a CPU compiled code, on a GPU the same body as a custom kernel of MLX.
 
 A step is called between two pieces of a program, on arrays that are not computed yet. Outside of MLX's transformations
 it runs the kernel; inside of `mx.compile` or `mx.vmap`, where nothing can be evaluated, the same in MLX's operations.
@@ -67,7 +67,7 @@ def name(softcap: float) -> str:
 
 
 def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
-    """Whether a call that MLX's kernel could take as well goes to ours: on a CPU, where MLX has none, when it is large."""
+    """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large."""
     cells = q.size // max(q.shape[3], 1) * k.shape[2]
     large = cells * (q.shape[3] + v.shape[3]) >= WORTH
     return large and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
@@ -84,8 +84,10 @@ def step(graph: Graph, node: Node) -> Step | None:
     if refuses(q.shape[3], v.shape[3], q.dtype) is not None:
         return None
     form = form_of(node, len(operands))
-    run = on_host if backend() == "cpu" else flash_gpu.call
-    return differentiable(lambda x: run(form, x), lambda x: OPS[node.op](node.arguments, x, node.outputs)[0])
+    # cells of a mask are counted in 32 bits
+    if form.mask and q.size // max(q.shape[3], 1) * k.shape[2] >= 1 << 31:
+        return None
+    return differentiable(lambda x: _run(form, x), lambda x: OPS[node.op](node.arguments, x, node.outputs)[0])
 
 
 def differentiable(run: Callable[[Sequence[mx.array]], mx.array], plain: Callable[..., mx.array]) -> Step:
@@ -109,9 +111,7 @@ def differentiable(run: Callable[[Sequence[mx.array]], mx.array], plain: Callabl
 
     @attend.jvp
     def forward(primals: Any, tangents: Any) -> Any:
-        moved = [
-            mx.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True) if _is_float(x)
-        ]
+        moved = [mx.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True) if _is_float(x)]
         return mx.jvp(_of_floats(plain, primals), _floats(primals), moved)[1][0]
 
     @attend.vmap
@@ -141,24 +141,43 @@ def _of_floats(plain: Callable[..., mx.array], x: Sequence[mx.array]) -> Callabl
     return run
 
 
-def on_host(form: Form, x: Sequence[mx.array]) -> mx.array:
-    """The call on the host's CPU. Raises `Untimely` where the arrays cannot be evaluated."""
-    dtype = x[0].dtype
-    arrays = [each if each.dtype in (mx.float32, mx.bool_) else each.astype(mx.float32) for each in x]
+def attend(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: mx.array | None = None,
+    sinks: mx.array | None = None,
+    slopes: mx.array | None = None,
+    softcap: float = 0.0,
+    ahead: int = host.FAR,
+    behind: int = host.FAR,
+) -> mx.array:
+    """Our kernel on MLX's arrays, where it is `available`; see `fuser.kernels.host.attend` for what it computes.
+
+    On a CPU the arrays are evaluated: raises `Untimely` where that cannot be.
+    """
+    scalars: dict[str, Any] = {"scale": scale, "softcap": softcap, "ahead": ahead, "behind": behind}
+    given: dict[str, Any] = {
+        name: array for name, array in (("mask", mask), ("sinks", sinks), ("slopes", slopes)) if array is not None
+    }
+    if backend() != "cpu":
+        return flash_gpu.attend(q, k, v, **given, **scalars)
+    dtype = q.dtype
+    arrays = [x if x.dtype in (mx.float32, mx.bool_) else x.astype(mx.float32) for x in (q, k, v, *given.values())]
     try:
         mx.eval(arrays)
     except ValueError as error:
         raise Untimely from error
-    q, k, v, *rest = (np.asarray(memoryview(array)) for array in arrays)  # type: ignore[arg-type]
-    found = host.attend(
-        q,
-        k,
-        v,
-        scale=form.scale,
-        mask=rest[0] if form.mask else None,
-        sinks=rest[-1] if form.sinks else None,
-        softcap=form.softcap,
-        ahead=0 if form.causal else host.FAR,
-    )
-    made = mx.array(found)
-    return made if dtype == mx.float32 else made.astype(dtype)
+    views: list[Any] = [np.asarray(memoryview(array)) for array in arrays]  # type: ignore[arg-type]
+    rest: dict[str, Any] = dict(zip(given, views[3:], strict=True))
+    found = mx.array(host.attend(views[0], views[1], views[2], **rest, **scalars))
+    return found if dtype == mx.float32 else found.astype(dtype)
+
+
+def _run(form: Form, x: Sequence[mx.array]) -> mx.array:
+    q, k, v, *rest = x
+    mask, sinks = rest[0] if form.mask else None, rest[-1] if form.sinks else None
+    ahead = 0 if form.causal else host.FAR
+    return attend(q, k, v, scale=form.scale, mask=mask, sinks=sinks, softcap=form.softcap, ahead=ahead)

@@ -21,6 +21,7 @@ FLOORS = {
     "fuser.rewrite": 3,
     "fuser.fusion": 3,
     "fuser.execute": 3,
+    "fuser.segments": 3,
     "fuser.layout": 3,
     "fuser.export": 3,
     "fuser.optimized": 4,

@@ -195,7 +195,7 @@ def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Va
 def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
     """One value at each index, another everywhere else."""
     count = ints(host_value(depth, call, 1).astype(np.int64))[0]
-    check_dims(call, [count])
+    check_dims(call, [count], on_host=True)
     off_on = call.array(values)
     index = call.array(indices).astype(mx.int64)
     axis = call.axis(call.integer("axis", -1), index.ndim + 1)

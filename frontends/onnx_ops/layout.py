@@ -156,7 +156,7 @@ def col2im(call: Call, x: mx.array, image: Host, block: Host) -> mx.array:
     stride, dilation = call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank)
     pads = call.integers("pads", [0] * 2 * rank)
     wide = [n + pads[axis] + pads[axis + rank] for axis, n in enumerate(size)]
-    check_dims(call, wide)
+    check_dims(call, [*wide, *kernel], on_host=True)
     counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(wide, kernel, dilation, stride, strict=True)]
     places = np.zeros((1,) * 2 * rank, dtype=np.int64)
     for axis in range(rank):

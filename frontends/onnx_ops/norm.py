@@ -108,8 +108,8 @@ def lp_normalization(call: Call, x: mx.array) -> mx.array:
 def local_response(call: Call, x: mx.array) -> mx.array:
     """Division by the power of neighbouring channels."""
     size = call.integer("size")
-    if size < 1:
-        raise call.invalid(f"size {size} is not positive")
+    if not 0 < size <= 2 * max(x.shape[1], 1):
+        raise call.invalid(f"size {size} does not fit {x.shape[1]} channels")
     alpha, beta, bias = call.number("alpha", 1e-4), call.number("beta", 0.75), call.number("bias", 1.0)
     low = (size - 1) // 2
     widths = [(0, 0), (low, size - 1 - low), *[(0, 0)] * (x.ndim - 2)]

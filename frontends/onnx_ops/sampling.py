@@ -109,7 +109,7 @@ def grid_sample(call: Call, x: mx.array, grid: mx.array) -> mx.array:
 @op("AffineGrid", host=(1,))
 def affine_grid(call: Call, theta: mx.array, size: Host) -> mx.array:
     """A grid for GridSample, from a matrix for each image."""
-    dims = check_dims(call, ints(size))[2:]
+    dims = check_dims(call, ints(size)[2:], on_host=True)
     rank = len(dims)
     if rank not in (2, 3) or tuple(theta.shape[1:]) != (rank, rank + 1):
         raise call.invalid(f"matrices {list(theta.shape)} do not fit a grid of {dims}")

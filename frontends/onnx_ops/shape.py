@@ -22,7 +22,8 @@ from fuser.frontends.onnx_types import (
     type_name,
 )
 
-_MAX_ELEMENTS = 1 << 42
+_MAX_ELEMENTS = 1 << 38
+_MAX_ON_HOST = 1 << 26
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
@@ -183,8 +184,8 @@ def _parts(call: Call, size: int, sizes: Sequence[int] | None) -> list[int]:
     """The lengths of the parts of a Split."""
     if sizes is None:
         count = call.integer("num_outputs", len(call.outputs))
-        if count < 1:
-            raise call.invalid(f"cannot split into {count} parts")
+        if count < 1 or count != len(call.outputs):
+            raise call.invalid(f"cannot split into {count} parts for {len(call.outputs)} outputs")
         each = -(-size // count)
         sizes = [max(0, min(each, size - index * each)) for index in range(count)]
     if any(length < 0 for length in sizes) or sum(sizes) != size or len(sizes) < len(call.outputs):
@@ -265,9 +266,9 @@ def _host_slice(call: Call, x: Host, *bounds: Host | None) -> Host:
     return x[_slices(call, x.shape, given[0], given[1], given[2], given[3])]
 
 
-def check_dims(call: Call, dims: Sequence[int]) -> list[int]:
-    """Dimensions of a new array, refused where no array can have them."""
-    if any(size < 0 for size in dims) or math.prod(dims) > _MAX_ELEMENTS:
+def check_dims(call: Call, dims: Sequence[int], on_host: bool = False) -> list[int]:
+    """Dimensions of a new array, refused where no array (or none that is written out on the host) can have them."""
+    if any(size < 0 for size in dims) or math.prod(dims) > (_MAX_ON_HOST if on_host else _MAX_ELEMENTS):
         raise call.invalid(f"no array has shape {list(dims)}")
     return list(dims)
 
@@ -321,9 +322,7 @@ def arange(call: Call, start: Host, limit: Host, delta: Host) -> Host:
     count = max(0, math.ceil((float(limit) - float(start)) / float(delta)))
     if start.dtype.kind in "iu":
         count = max(0, -((int(start) - int(limit)) // int(delta)))
-    check_dims(call, [count])
-    if count > 1 << 26:
-        raise call.invalid(f"a range of {count} numbers is too long")
+    check_dims(call, [count], on_host=True)
     return np.asarray(start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(()), dtype=start.dtype)
 
 

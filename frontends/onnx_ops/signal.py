@@ -113,7 +113,7 @@ def stft(call: Call, x: mx.array, step: Host, window: mx.array | None = None, le
 
 def _window(name: str, function: Callable[[Host], Host]) -> None:
     def window(call: Call, size: Host) -> Host:
-        length = check_dims(call, ints(size))[0]
+        length = check_dims(call, ints(size), on_host=True)[0]
         points = length if call.flag("periodic", True) else length - 1
         angle = 2 * np.pi * np.arange(length) / max(points, 1)
         dtype = NUMPY_TYPES[number_of(mlx_of(call, call.integer("output_datatype", 1)))]
@@ -132,7 +132,7 @@ _window("BlackmanWindow", lambda angle: 0.42 - 0.5 * np.cos(angle) + 0.08 * np.c
 def mel_weight_matrix(call: Call, bins: Host, length: Host, rate: Host, low: Host, high: Host) -> Host:
     """Triangles on the mel scale, as a matrix from a spectrum to mel bins."""
     count, points = ints(bins)[0], ints(length)[0]
-    check_dims(call, [count, points])
+    check_dims(call, [count + 2, points], on_host=True)
     mel = 2595 * np.log10(1 + np.array([float(low), float(high)]) / 700)
     edges = mel[0] + np.arange(count + 2) * (mel[1] - mel[0]) / (count + 2)
     hertz = 700 * (10 ** (edges / 2595) - 1)

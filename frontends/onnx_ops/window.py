@@ -62,7 +62,7 @@ def window(call: Call, size: Sequence[int], kernel: Sequence[int]) -> Window:
         if call.flag("ceil_mode") and (count - 1) * s >= n + b:
             count -= 1
         out.append(count)
-    if min(out, default=1) < 0 or min([*low, *high], default=0) < 0:
+    if min(out, default=1) < 0 or min([*low, *high], default=0) < 0 or max([*kernel, *low, *high], default=0) > 1 << 16:
         raise call.invalid(f"a window of {list(kernel)} does not fit an image of {list(size)}")
     return Window(list(size), list(kernel), stride, dilation, low, high, out)
 

@@ -18,7 +18,7 @@ from fuser.export.onnx_causal import proved
 from fuser.export.onnx_edit import Editor
 from fuser.export.onnx_layout import Layouts, Unexpressed
 from fuser.export.onnx_trace import Found, Layout, MaskStep, Names
-from fuser.frontends.onnx_types import onnx_type_of
+from fuser.frontends.onnx_types import number_of
 
 # as low as a mask may go: no score survives the sum, and no kernel takes it for the lowest number that there is
 LOWEST = {mx.float32: -1e30, mx.bfloat16: -1e30, mx.float64: -1e30, mx.float16: -6e4}
@@ -43,7 +43,7 @@ class Masks:
 
     def __init__(self, editor: Editor, layouts: Layouts, found: Found, dtype: mx.Dtype) -> None:
         self._editor, self._layouts, self._found, self._dtype = editor, layouts, found, dtype
-        self._type = onnx_type_of(dtype)
+        self._type = number_of(dtype)
         roles = found.roles
         self._cells: Layout = (roles["B"], roles["H"] + roles["G"], roles["Q"], roles["K"])
 
@@ -70,7 +70,8 @@ class Masks:
         if infinite:
             largest = self._shared("ReduceMax", [total, *self._axes()], "largest", **self._axes_attribute())
             kept = self._shared("Greater", [largest, self._number(-math.inf)], "kept")
-        if not sure or floored:
+        filled = not outer and inner.kind == "keep" and inner.fill > -math.inf
+        if (not sure and not filled) or floored:
             total = self._shared("Max", [total, self._number(LOWEST[self._dtype])], "mask")
         return OnnxMask(total, layout, False, False, kept, 0.0 if found.guarded else math.nan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,6 +15,8 @@ PRIMES = ((3, 5, 2), (7, 11, 13), (11, 13, 17), (13, 17, 19), (17, 19, 23), (19,
 # exporters write a dimension that is the sum of others as such: `past_sequence_length + 1`
 SUM = re.compile(r"\s*[\w.]+\s*(?:\+\s*[\w.]+\s*)+")
 TRACES = 3
+# for models whose tables are smaller still
+SMALL = ((2, 3, 4), (5, 3, 7), (3, 4, 5), (4, 5, 2))
 
 
 def named(info: ValueInfo) -> list[str | int]:
@@ -38,7 +41,7 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
     """
     places = symbols(inputs)
     base = base or {}
-    for alike in (_itself, _by_place, _by_kind):
+    for primes, alike in itertools.product((PRIMES, SMALL), (_itself, _by_place, _by_kind)):
         classes: dict[str, int] = {}
         for name in places:
             if not _terms(name, places):
@@ -48,7 +51,7 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
             sizes: dict[str, int] = {}
             for name in places:
                 if not _terms(name, places):
-                    size = PRIMES[classes[alike(name, places)] % len(PRIMES)][trace]
+                    size = primes[classes[alike(name, places)] % len(primes)][trace]
                     size = _scaled(name, size, places)
                     sizes[name] = base.get(name, size) if trace == 0 else size
             for name in places:

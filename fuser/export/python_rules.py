@@ -266,12 +266,12 @@ class Rules(Pool):
             inner = index.args[0]
             if inner.kind == "maximum" and inner.args[1].number == 0:
                 wrapped = inner.args[0]
-                if wrapped.kind != "where":
-                    return wrapped
-                test, plus, plain = wrapped.args
-                wraps = test.kind == "less" and test.args[0] is plain and test.args[1].number == 0
-                if wraps and plus.kind == "add" and plain in plus.args:
-                    return plain
+                if wrapped.kind == "where":
+                    test, plus, plain = wrapped.args
+                    wraps = test.kind == "less" and test.args[0] is plain and test.args[1].number == 0
+                    if wraps and plus.kind == "add" and plain in plus.args:
+                        return plain
+                return wrapped
         return index
 
     def _is(self, number: Op, size: Dim, extra: int) -> bool:

@@ -33,7 +33,7 @@ def _attention(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> 
 
 
 def _capped(a: Arguments, x: Sequence[mx.array]) -> mx.array:
-    """Our own kernel's meaning: scores capped by tanh before they are masked, as `[scale, causal, has_sinks, softcap]`."""
+    """What our own kernel computes: the scores are capped by tanh before they are masked."""
     scale, causal, has_sinks, cap = a
     q, k, v, *rest = x
     batch, heads, rows, _ = q.shape

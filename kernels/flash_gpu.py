@@ -1,0 +1,262 @@
+"""The preludes of the body for CUDA and Metal, and the call through MLX's custom kernels.
+
+A row of queries is shared out over `PARTS` neighbouring threads, four numbers of the head each in turn, so that rows of
+256 numbers stay in registers and the threads of a row read keys and values in one piece. MLX builds a kernel once for a
+type and head size and keeps it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from fuser.kernels.admission import backend
+from fuser.kernels.flash_body import BODY
+
+WIDEST = 256
+THREADS = 128
+FAR = 1 << 30
+
+SHARED = r"""
+#define FIRST first
+#define BLOCK (THREADS / PARTS)
+#define LANE lane
+#define REAL float
+#define WHOLE int
+#define OWN(i) ((i) / 4 * (4 * PARTS) + part * 4 + (i) % 4)
+#define OWN_DEPTH ((D + 4 * PARTS - 1) / (4 * PARTS) * 4)
+#define OWN_WIDTH ((DV + 4 * PARTS - 1) / (4 * PARTS) * 4)
+#define DEPTH_HERE OWN_DEPTH
+#define WIDTH_HERE OWN_WIDTH
+#define TILE 16
+#define TILE_HERE TILE
+#define KEYS_AT_ONCE 16
+#define VALUES_AT_ONCE 4
+#define FETCH 4
+#define SPLAT(x) (x)
+#define WHOLE_SPLAT(x) (x)
+#define AS_REAL(x) float(x)
+#define TAKE(base, index) float((base)[index])
+#define KEPT(base, index) ((base)[index])
+#define PUT(base, index, there, value) { if (there) (base)[index] = T(value); }
+#define SUMMED(x) summed<PARTS>(x)
+#define YES true
+#define NO false
+#define LOWEST -3.4028234663852886e38f
+#define HIDDEN -INFINITY
+#define KEY_AT(key, c, i) \
+    float number[4]; \
+    fetch4<T, D, PARTS>(k + LONG((key) + (c) < KEYS ? (key) + (c) : KEYS - 1) * D, OWN(i), aligned, number);
+#define VALUE_AT(key, i) \
+    float number[4]; \
+    fetch4<T, DV, PARTS>(v + LONG((key) < KEYS ? (key) : KEYS - 1) * DV, OWN(i), aligned, number);
+#define GROUPS groups
+#define QUERIES queries
+#define KEYS keys
+#define DEPTH D
+#define WIDTH DV
+#define SCALE scale
+#define CAP cap
+#define CAPPED HAS_CAP
+#define SINKS HAS_SINKS
+#define SLOPES HAS_SLOPES
+#define MASK MASK_KIND
+#define MASK_HEAD sizes[6]
+#define MASK_ROW sizes[7]
+#define MASK_KEY sizes[8]
+#define AHEAD ahead
+#define BEHIND behind
+"""
+
+CUDA = (
+    r"""
+#define LONG (long long)
+#define EXP expf
+#define TANH tanhf
+#define UNROLL _Pragma("unroll")
+#define UNROLL_DEPTH _Pragma("unroll")
+#define UNROLL_WIDTH _Pragma("unroll")
+#define UNROLL_TILE _Pragma("unroll")
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+template <int PARTS>
+__device__ inline float summed(float x) {
+    _Pragma("unroll") for (int step = 1; step < PARTS; step *= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+
+template <typename T>
+struct alignas(4 * sizeof(T)) Four {
+    T at[4];
+};
+
+template <typename T, int SIZE, int PARTS>
+__device__ inline void fetch4(const T *row, int first, bool aligned, float *number) {
+    if (SIZE % (4 * PARTS) == 0 && aligned) {
+        const Four<T> four = *reinterpret_cast<const Four<T> *>(row + first);
+        _Pragma("unroll") for (int e = 0; e < 4; e++)
+            number[e] = float(four.at[e]);
+    } else {
+        _Pragma("unroll") for (int e = 0; e < 4; e++)
+            number[e] = SIZE % (4 * PARTS) == 0 || first + e < SIZE ? float(row[first + e]) : 0.0f;
+    }
+}
+"""
+    + SHARED
+)
+
+METAL = (
+    r"""
+#include <metal_stdlib>
+using namespace metal;
+#define LONG (long)
+#define EXP metal::precise::exp
+#define TANH metal::precise::tanh
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_DEPTH _Pragma("clang loop unroll(full)")
+#define UNROLL_WIDTH _Pragma("clang loop unroll(full)")
+#define UNROLL_TILE _Pragma("clang loop unroll(full)")
+
+template <int PARTS>
+inline float summed(float x) {
+    for (int step = 1; step < PARTS; step *= 2)
+        x += simd_shuffle_xor(x, ushort(step));
+    return x;
+}
+
+template <typename T, int SIZE, int PARTS, typename P>
+inline void fetch4(P row, int first, bool aligned, thread float *number) {
+    for (int e = 0; e < 4; e++)
+        number[e] = SIZE % (4 * PARTS) == 0 || first + e < SIZE ? float(row[first + e]) : 0.0f;
+}
+"""
+    + SHARED
+)
+
+START = r"""
+    const int groups = sizes[0], queries = sizes[1], keys = sizes[2], shared_heads = sizes[3];
+    const int ahead = sizes[9], behind = sizes[10];
+    const float scale = numbers[0], cap = numbers[1];
+    const int worker = THREAD_AT, group = GROUP_AT;
+    const int part = worker % PARTS, lane = worker / PARTS;
+    const int first = ITEM_AT * (THREADS / PARTS);
+    auto q = in_q + LONG(group) * groups * queries * D;
+    auto k = in_k + LONG(group) * keys * D;
+    auto v = in_v + LONG(group) * keys * DV;
+    auto out = given + LONG(group) * groups * queries * DV;
+    const int from = group % shared_heads * groups;
+    const bool aligned = ALIGNED;
+    (void)aligned, (void)cap, (void)from;
+"""
+PLACES = {
+    "cuda": "#define THREAD_AT int(threadIdx.x)\n#define GROUP_AT int(blockIdx.y)\n#define ITEM_AT int(blockIdx.x)\n"
+    "#define ALIGNED ((reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0)\n",
+    "metal": "#define THREAD_AT int(thread_position_in_threadgroup.x)\n"
+    "#define GROUP_AT int(threadgroup_position_in_grid.y)\n#define ITEM_AT int(threadgroup_position_in_grid.x)\n"
+    "#define ALIGNED false\n",
+}
+
+
+def source(mask: bool, sinks: bool, slopes: bool) -> str:
+    """The text of the kernel's function for a choice of arrays."""
+    # the body names all arrays: those that are not given are another's, and never read
+    lines = [
+        f"auto {name} = {f'{given} + {corner}' if there else 'numbers'};"
+        for name, given, corner, there in (
+            ("keep", "in_mask", "LONG(group / shared_heads) * sizes[4] + LONG(group % shared_heads) * sizes[5]", mask),
+            ("sinks", "in_sinks", "from", sinks),
+            ("slopes", "in_slopes", "from", slopes),
+        )
+    ]
+    return START + "    " + " ".join(lines) + "\n    auto bias = keep;\n    (void)bias;\n" + BODY
+
+
+@functools.cache
+def kernel(where: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., Any]:
+    """MLX's custom kernel for a choice of arrays."""
+    make: Any = mx.fast.cuda_kernel if where == "cuda" else mx.fast.metal_kernel
+    names = ["in_q", "in_k", "in_v", "sizes", "numbers"]
+    names += [name for name, there in (("in_mask", mask), ("in_sinks", sinks), ("in_slopes", slopes)) if there]
+    made: Callable[..., Any] = make(
+        name=f"fuser_attention_{mask:d}{sinks:d}{slopes:d}",
+        input_names=names,
+        output_names=["given"],
+        source=source(mask, sinks, slopes),
+        header=PLACES[where] + (CUDA if where == "cuda" else METAL),
+    )
+    return made
+
+
+def attend(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: mx.array | None = None,
+    sinks: mx.array | None = None,
+    slopes: mx.array | None = None,
+    softcap: float = 0.0,
+    ahead: int = FAR,
+    behind: int = FAR,
+) -> mx.array:
+    """As `fuser.kernels.host.attend`, on the GPU, for float32, float16 and bfloat16 arrays of one type."""
+    batch, heads, queries, depth = q.shape
+    shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
+    groups = heads // shared
+    arrays: list[mx.array] = [q, k, v]
+    steps = [0] * 5
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+        if mask.dtype != mx.bool_:
+            mask = mask.astype(mx.float32)
+        batch_step, head_step, row_step, key_step = _steps(mask.shape)
+        steps = [batch_step, head_step * groups, head_step, row_step, key_step]
+    sizes = [groups, queries, keys, shared, *steps, min(ahead, FAR), min(behind, FAR)]
+    arrays += [_constants(tuple(sizes), mx.int32), _constants((float(scale), float(softcap)), mx.float32)]
+    arrays += [array for array in (mask, sinks, slopes) if array is not None]
+    widest = max(depth, width)
+    parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
+    blocks = -(-groups * queries * parts // THREADS)
+    run = kernel(backend(), mask is not None, sinks is not None, slopes is not None)
+    kind = 0 if mask is None else 1 if mask.dtype == mx.bool_ else 2
+    found = run(
+        inputs=arrays,
+        template=[
+            ("T", q.dtype),
+            ("D", depth),
+            ("DV", width),
+            ("PARTS", parts),
+            ("THREADS", THREADS),
+            ("MASK_KIND", kind),
+            ("HAS_SINKS", sinks is not None),
+            ("HAS_SLOPES", slopes is not None),
+            ("HAS_CAP", softcap > 0),
+        ],
+        grid=(blocks * THREADS, batch * shared, 1),
+        threadgroup=(THREADS, 1, 1),
+        output_shapes=[(batch, heads, queries, width)],
+        output_dtypes=[q.dtype],
+    )
+    return found[0]  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(512)
+def _constants(numbers: tuple[float, ...], dtype: mx.Dtype) -> mx.array:
+    """The same few numbers come with every call: their array is made once."""
+    return mx.array(numbers, dtype)
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """The strides of a dense array, 0 where it does not vary."""
+    steps, step = [], 1
+    for size in reversed(shape):
+        steps.append(step if size != 1 else 0)
+        step *= size
+    return steps[::-1]
