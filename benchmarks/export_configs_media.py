@@ -51,7 +51,7 @@ def detector(name: str, model: str, truth: int = 6, note: str = "", **options: A
         "hidden_sizes": [16, 16, 32, 32],
         "depths": [1, 1, 1, 1],
     }
-    base["backbone_config"] = backbone | {"out_features": ["stage4"], "layer_type": "basic"}
+    base["backbone_config"] = backbone | {"out_features": options.pop("stages", ["stage4"]), "layer_type": "basic"}
     out = ("logits", "pred_boxes")
     return Recipe(name, model, truth, "vision", inputs, out, TWO, base | options, note)
 
@@ -191,7 +191,14 @@ VISION = (
     detector("detr", "DetrForObjectDetection", note="2 enc + 2 self + 2 cross"),
     detector("table_transformer", "TableTransformerForObjectDetection"),
     detector("conditional_detr", "ConditionalDetrForObjectDetection"),
-    detector("deformable_detr", "DeformableDetrForObjectDetection", 2, "only the decoder's self attention is dense"),
+    detector(
+        "deformable_detr",
+        "DeformableDetrForObjectDetection",
+        2,
+        "only the decoder's self attention is dense",
+        stages=["stage3"],
+        num_feature_levels=2,  # no level of one row: TorchScript's linspace divides by zero there
+    ),
 )
 
 MEL: Sets = tuple(("full", {"batch": b, "time": t}) for b, t in ((2, 24), (1, 40), (3, 16)))

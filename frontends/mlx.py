@@ -212,7 +212,10 @@ def _patched(ours: _Ours) -> Iterator[None]:
             return contiguous(a, *arguments, **options)
         return ours.choice("Contiguous", a)
 
-    mx.fast.scaled_dot_product_attention, mx.stop_gradient, mx.contiguous = marked, stopped, laid_out
+    if isinstance(kernel, type(mx.sin)):
+        # MLX's own, and not what somebody has put in its place
+        mx.fast.scaled_dot_product_attention = marked
+    mx.stop_gradient, mx.contiguous = stopped, laid_out
     try:
         yield
     finally:

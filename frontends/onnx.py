@@ -19,7 +19,7 @@ import onnx
 
 from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
 from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
-from fuser.frontends.onnx_graph import Builder, Graph, shape_inputs
+from fuser.frontends.onnx_graph import Builder, Graph, opset_versions, shape_inputs
 from fuser.frontends.onnx_run import Interpreter, Pool
 from fuser.frontends.onnx_types import (
     CARRIERS,
@@ -162,7 +162,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
         model = onnx.load(file, format="protobuf", load_external_data=False)
     _bring_home(model)
     _check(model, None if folder is None else Path(os.fspath(path)))
-    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    opsets = opset_versions(model.opset_import)
     functions = {
         ("" if item.domain == "ai.onnx" else item.domain, item.name, getattr(item, "overload", "")): item
         for item in model.functions
@@ -199,27 +199,32 @@ def _check(model: onnx.ModelProto, file: Path | None) -> None:
             f"{'the model' if file is None else repr(str(file))} is not an ONNX model: it has no graph"
         )
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
-    if external or model.ByteSize() > (1 << 31) - 1:
-        # the checker wants external files in the working folder, and cannot take more than 2 GiB: those parts are
-        # checked where they are read
-        graph = onnx.GraphProto()
-        graph.CopyFrom(_without_weights(model.graph))
+    shapeless = [value for value in (*model.graph.input, *model.graph.output) if _shapeless(value)]
+    if external or shapeless or model.ByteSize() > (1 << 31) - 1:
+        # the checker wants external files in the working folder and a shape for every input, and takes no more than
+        # 2 GiB: it is given the rest, and weights are checked where they are read
         model = onnx.ModelProto(
             ir_version=model.ir_version,
             opset_import=model.opset_import,
-            graph=graph,
+            graph=_without_weights(model.graph),
             functions=model.functions,
         )
     onnx.checker.check_model(model)
 
 
+def _shapeless(value: onnx.ValueInfoProto) -> bool:
+    return value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape")
+
+
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    stripped = onnx.GraphProto(name=graph.name, node=graph.node, output=graph.output, value_info=graph.value_info)
-    stripped.input.extend(graph.input)
+    stripped = onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output)
     known = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name not in known:
             stripped.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for value in (*stripped.input, *stripped.output):
+        if _shapeless(value):
+            value.type.tensor_type.shape.SetInParent()
     return stripped
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto, defs, helper
 
 from fuser.errors import InvalidModelError, UnsupportedOperatorError
 from fuser.frontends.onnx_ops.refused import reason
@@ -18,6 +18,7 @@ from fuser.frontends.onnx_ops.shape import constant_value
 from fuser.frontends.onnx_types import NUMPY_TYPES, Host, Value
 from fuser.frontends.onnx_weights import Weights
 
+OLDEST = 7
 MAX_STEPS = 1_000_000
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FLOATS_ON_HOST = 1024
@@ -173,10 +174,11 @@ class Builder:
         if function is not None:
             step.body = self._function(function, attributes, name, context)
             return step
-        step.operator = find(domain, node.op_type, version)
+        old = domain == "" and _changed(node.op_type, version)
+        step.operator = None if old else find(domain, node.op_type, version)
         if step.operator is None:
             kind = f"{domain}.{node.op_type}" if domain else node.op_type
-            why = reason(domain, node.op_type)
+            why = "it changed since: use onnx.version_converter" if old else reason(domain, node.op_type)
             entry = f"{kind}-{version}" + (f", as {why}" if why else "")
             self.missing.setdefault(entry, []).append(repr(name))
         return step
@@ -190,7 +192,7 @@ class Builder:
             for attribute in proto.attribute_proto
         }
         attributes.update(given)
-        opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in proto.opset_import}
+        opsets = opset_versions(proto.opset_import)
         inner = _Context(opsets, attributes, f"{name}/", (*context.within, key))
         return self._body(proto.node, tuple(proto.input), tuple(proto.output), {}, inner, frozenset(), {})
 
@@ -238,6 +240,21 @@ def _some(names: list[str]) -> str:
 
 def _has_graphs(node: NodeProto) -> bool:
     return any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute)
+
+
+def opset_versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    """The imported opsets by domain."""
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
+
+
+def _changed(name: str, version: int) -> bool:
+    """Whether an old opset's operator meant something else than in the oldest opset that fuser reads."""
+    if version >= OLDEST:
+        return False
+    try:
+        return bool(defs.get_schema(name, OLDEST, "").since_version > version)
+    except defs.SchemaError:
+        return False
 
 
 def shape_inputs(graph: Graph) -> tuple[str, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
-from fuser.fusion import fuse_given
+from fuser.fusion import Fused, fuse_given
 from fuser.ir.graph import Graph
 from fuser.model import Model
-from fuser.optimized import Optimized, given_state, name_of, traced_call
+from fuser.optimized import Optimized, Traced, given_state, name_of, traced_call
 from fuser.report import Report
 from fuser.verification import Verification
 from fuser.verification import verify as verify_call
@@ -54,9 +54,20 @@ def trace(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Graph:
 
 def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
     """What `optimize(fn)(*args, **kwargs)` would fuse, and why not the rest; nothing is run. Raises `TraceError`."""
+    return _explained(fn, traced_call(_plain(fn), args, _arrays(fn, kwargs))).report
+
+
+def explain_with_graphs(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[Report, Graph, Graph]:
+    """`explain`, and the graph before and after: what `fuser.page` draws."""
     traced = traced_call(_plain(fn), args, _arrays(fn, kwargs))
+    before = traced.graph.copy()
+    fused = _explained(fn, traced)
+    return fused.report, before, fused.graph
+
+
+def _explained(fn: Callable[..., Any], traced: Traced) -> Fused:
     given = {node: slot.array for node, slot in given_state(traced).items()}
-    return fuse_given(traced.graph, given, name_of(_plain(fn))).report
+    return fuse_given(traced.graph, given, name_of(_plain(fn)), ours=True)
 
 
 def verify(fn: Callable[..., Any], /, *args: Any, rtol: float | None = None, **kwargs: Any) -> Verification:

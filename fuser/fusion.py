@@ -15,7 +15,7 @@ from fuser.kernels import sdpa
 from fuser.patterns.attention import Attention, attention
 from fuser.patterns.cursor import Miss, Program
 from fuser.patterns.softmax import Softmax, softmaxes
-from fuser.report import Region, Report
+from fuser.report import Anchors, Region, Report
 from fuser.rewrite import Rewriter
 
 log = logging.getLogger("fuser")
@@ -37,10 +37,13 @@ def fuse(graph: Graph, program: str = "") -> tuple[Graph, Report]:
     return fused.graph, fused.report
 
 
-def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") -> Fused:
-    """`fuse` in place, where the values of some inputs may be relied on as long as the caller watches them."""
+def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "", *, ours: bool = False) -> Fused:
+    """`fuse` in place, where the values of some inputs may be relied on as long as the caller watches them.
+
+    `ours` lets our own kernel be called, for what MLX's cannot do: the graph is then one to be run, not to be exported.
+    """
     start = time.perf_counter()
-    found, relied = match(graph, given)
+    found, relied = match(graph, given, ours=ours)
     matched = time.perf_counter()
     count, order = len(graph), {node: place for place, node in enumerate(graph.nodes)}
     entries = {node: _called(graph, node) for node in order if node.op == KERNEL}
@@ -56,7 +59,9 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") 
             entries[region.softmax.node] = replace(entry, verdict="refused", reason=_ours(error))
             continue
         q, k, v = (value.type for value in graph.operands(call.node)[:3])
-        entries[region.softmax.node] = replace(entry, q=q, k=k, v=v)
+        anchors = entry.anchors and replace(entry.anchors, call=call.node)
+        kernel = sdpa.kernel_of(graph, call.node)
+        entries[region.softmax.node] = replace(entry, q=q, k=k, v=v, anchors=anchors, kernel=kernel)
     graph.prune()
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
     report = Report(
@@ -65,14 +70,14 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "") 
     return Fused(graph, report, relied)
 
 
-def match(graph: Graph, given: Mapping[Node, mx.array]) -> tuple[list[Found], frozenset[Node]]:
+def match(graph: Graph, given: Mapping[Node, mx.array], *, ours: bool = False) -> tuple[list[Found], frozenset[Node]]:
     """What every softmax of `graph` is, and the inputs whose given values that relies on."""
     program = Program(graph, Known(graph, given))
-    found = [(softmax, _read(program, softmax)) for softmax in softmaxes(program)]
+    found = [(softmax, _read(program, softmax, ours)) for softmax in softmaxes(program)]
     return found, frozenset(program.known.relied)
 
 
-def _read(program: Program, softmax: Softmax) -> Attention | Miss:
+def _read(program: Program, softmax: Softmax, ours: bool) -> Attention | Miss:
     try:
         region = attention(program, softmax)
     except Miss as miss:
@@ -81,8 +86,8 @@ def _read(program: Program, softmax: Softmax) -> Attention | Miss:
         # an optimiser that meets something unknown leaves it alone, and says so
         log.exception("reading %s", program.graph.label(softmax.node))
         return Miss(_ours(error), softmax.node)
-    reason = sdpa.refuses(region)
-    return region if reason is None else Miss(reason, softmax.node)
+    reason = sdpa.refuses(region, ours)
+    return region if reason is None else Miss(reason, region.cap.at if region.cap else softmax.node)
 
 
 def _ours(error: Exception) -> str:
@@ -102,6 +107,18 @@ def _fused(graph: Graph, region: Attention) -> Region:
         key_heads=region.heads[1],
         bytes_saved=sdpa.bytes_saved(region),
         flops_saved=sdpa.flops_saved(region),
+        anchors=_anchors(region),
+    )
+
+
+def _anchors(region: Attention) -> Anchors:
+    first, weighted = region.products[0], region.products_with_values
+    return Anchors(
+        region.softmax.node,
+        None,
+        tuple(product.value.node for product in region.products),
+        tuple(each.output.node for each in weighted),
+        (("queries", first.query.value), ("keys", first.key.value), ("values", weighted[0].value.value)),
     )
 
 
@@ -112,6 +129,7 @@ def _missed(graph: Graph, softmax: Softmax, miss: Miss) -> Region:
         miss.reason,
         graph.label(miss.at),
         node.scope or graph.label(node),
+        anchors=Anchors(node, miss.at),
     )
 
 
@@ -132,4 +150,6 @@ def _called(graph: Graph, node: Node) -> Region:
         kind,
         q.shape[1],
         k.shape[1],
+        anchors=Anchors(node, call=node),
+        kernel=sdpa.kernel_of(graph, node),
     )

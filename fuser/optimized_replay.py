@@ -15,6 +15,7 @@ from fuser.frontends.trees import LEAF, unflatten
 from fuser.ir.graph import Graph, Value
 from fuser.ir.types import TensorType
 from fuser.optimized_calls import Call, Traced
+from fuser.segments import segmented
 
 
 class Replay:
@@ -35,8 +36,10 @@ class Replay:
         trimmed = graph.copy()
         trimmed.outputs = computed
         trimmed.prune()
-        flat = _checked(runner(trimmed), self._types)
-        self._flat: Flat = _compiled(flat) if compiled and computed else flat
+        # steps of our own kernels stand between compiled pieces
+        parts = segmented(trimmed) if compiled and computed else None
+        flat = _checked(parts or runner(trimmed), self._types)
+        self._flat: Flat = _compiled(flat) if compiled and computed and parts is None else flat
 
     @property
     def aside(self) -> bool:

@@ -8,10 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from fuser.ir.graph import Node, Value
 from fuser.ir.types import TensorType
 
 Verdict = Literal["fused", "already fused", "refused", "not attention"]
 VERDICTS: tuple[Verdict, ...] = ("fused", "already fused", "refused", "not attention")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Where a region lies in the traced graph, and in the fused one: what a drawing of it starts from."""
+
+    softmax: Node
+    stop: Node | None = None
+    """Where matching stopped."""
+    products: tuple[Node, ...] = ()
+    """The products of queries and keys."""
+    outputs: tuple[Node, ...] = ()
+    """The products with the values."""
+    operands: tuple[tuple[str, Value], ...] = ()
+    """The queries, keys and values, as far back as they were seen through."""
+    call: Node | None = None
+    """The kernel's call in the fused graph."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,14 @@ class Region:
     """Bytes no longer written to memory: scores, weights, repeated keys and values."""
     flops_saved: int = 0
     """Floating-point operations no longer done."""
+    kernel: str | None = None
+    """The kernel that the call reaches on the machine it runs on, or why MLX computes it unfused; None unless fused."""
+    anchors: Anchors | None = field(default=None, compare=False, repr=False)
+    """Its nodes, for `fuser.page`; no part of the JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """The region as JSON types; arrays as `{"shape": [...], "dtype": "float32"}`."""
-        entry = {each.name: getattr(self, each.name) for each in fields(self)}
+        entry = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "anchors"}
         for name in ("q", "k", "v"):
             type = getattr(self, name)
             entry[name] = type and {"shape": list(type.shape), "dtype": str(type.dtype).rpartition(".")[2]}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.ir.graph import KERNEL, Graph, Value
+from fuser.ir.ops_fast import FLASH
 from fuser.layout import relayout
 from fuser.patterns.attention import Attention, KnownSink
 from fuser.patterns.axes import Dims, axes_of, size_of
@@ -102,6 +103,9 @@ class Rewriter:
             value,
             *(x for x in (mask, sinks) if x is not None),
         ]
+        if region.cap is not None:
+            cap = region.cap.number
+            return self._add(FLASH, operands, scale * cap, region.mask.kind == "causal", sinks is not None, cap)
         return self._add(KERNEL, operands, scale, region.mask.kind == "causal", sinks is not None, False, False)
 
     def _value(self, region: Attention, weighted: Weighted) -> Value:

@@ -65,14 +65,14 @@ def verify(fn: Callable[..., Any], /, *args: Any, rtol: float | None = None, **k
     traced = traced_call(fn, args, kwargs)
     given = {node: slot.array for node, slot in given_state(traced).items()}
     inputs = [*trees.flatten((args, kwargs))[0], *(slot.array for slot in traced.places)]
-    fused = fuse_given(traced.graph.copy(), given, name_of(fn))
+    fused = fuse_given(traced.graph.copy(), given, name_of(fn), ours=True)
     unfused_outputs, fused_outputs = runner(traced.graph)(inputs), runner(fused.graph)(inputs)
     names = [f"output {name}" for name in trees.names(traced.results)]
     outputs = _checks(names, unfused_outputs, fused_outputs, rtol)
 
     both = traced.graph.copy()
     rewriter = Rewriter(both)
-    regions = [result for _, result in match(traced.graph, given)[0] if isinstance(result, Attention)]
+    regions = [result for _, result in match(traced.graph, given, ours=True)[0] if isinstance(result, Attention)]
     pairs = [(region, weighted) for region in regions for weighted in region.products_with_values]
     values = [(weighted.output, rewriter.replacement(region, weighted)[1]) for region, weighted in pairs]
     both.outputs = [value for pair in values for value in pair]

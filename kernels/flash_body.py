@@ -10,8 +10,9 @@ in float32. Rows are those of all query heads of one head of keys, one head afte
 the group's head r / QUERIES. A row that sees no key, and has no sink, gives zeros.
 
 What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place
-in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT, SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches below as constants or
-variables: MASK (0 none, 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
+in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT,
+SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK (0 none,
+1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
 """
 
 BODY = r"""
@@ -118,20 +119,20 @@ BODY = r"""
         (void)there;
         UNROLL_WIDTH
         for (int i = 0; i < WIDTH_HERE; i += VALUES_AT_ONCE) {
-            REAL part[VALUES_AT_ONCE];
+            REAL block[VALUES_AT_ONCE];
             UNROLL
             for (int e = 0; e < VALUES_AT_ONCE; e++)
-                part[e] = sum[i + e] * fade;
+                block[e] = sum[i + e] * fade;
             UNROLL_TILE
             for (int c = 0; c < TILE_HERE; c++) {
                 VALUE_AT(tile + c, i)
                 UNROLL
                 for (int e = 0; e < VALUES_AT_ONCE; e++)
-                    part[e] += score[c] * number[e];
+                    block[e] += score[c] * number[e];
             }
             UNROLL
             for (int e = 0; e < VALUES_AT_ONCE; e++)
-                sum[i + e] = part[e];
+                sum[i + e] = block[e];
         }
     }
 

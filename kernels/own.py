@@ -60,6 +60,13 @@ def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     return None if dtype in TYPES else f"our own does not compute in {dtype}"
 
 
+def unworthy(products: int) -> str | None:
+    """Why a call of so many multiplications is not worth a cut of the program, or None."""
+    if backend() == "cpu" and products < WORTH:
+        return "our own is called on a CPU where it saves time: for 2^20 multiplications or more"
+    return None
+
+
 def name(softcap: float) -> str:
     """What a report calls our kernel."""
     where = {"cpu": "CPU, ours (compiled C++)", "cuda": "CUDA, ours", "metal": "Metal, ours", None: "ours"}[available()]
@@ -69,7 +76,7 @@ def name(softcap: float) -> str:
 def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
     """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large."""
     cells = q.size // max(q.shape[3], 1) * k.shape[2]
-    large = cells * (q.shape[3] + v.shape[3]) >= WORTH
+    large = unworthy(cells * (q.shape[3] + v.shape[3])) is None
     return large and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
 
 
@@ -111,14 +118,16 @@ def differentiable(run: Callable[[Sequence[mx.array]], mx.array], plain: Callabl
 
     @attend.jvp
     def forward(primals: Any, tangents: Any) -> Any:
-        moved = [mx.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True) if _is_float(x)]
+        pairs = [(x, t) for x, t in zip(primals, tangents, strict=True) if _is_float(x)]
+        moved: list[mx.array] = [mx.zeros(x.shape, x.dtype) if t is None else t for x, t in pairs]
         return mx.jvp(_of_floats(plain, primals), _floats(primals), moved)[1][0]
 
     @attend.vmap
     def mapped(inputs: Any, axes: Any) -> Any:
         return mx.vmap(listed, in_axes=tuple(axes), out_axes=0)(*inputs), 0
 
-    return lambda x: [attend(*x)]
+    call: Callable[..., Any] = attend
+    return lambda x: [call(*x)]
 
 
 class Untimely(Exception):
@@ -170,7 +179,7 @@ def attend(
         mx.eval(arrays)
     except ValueError as error:
         raise Untimely from error
-    views: list[Any] = [np.asarray(memoryview(array)) for array in arrays]  # type: ignore[arg-type]
+    views: list[Any] = [np.asarray(memoryview(array)) for array in arrays]
     rest: dict[str, Any] = dict(zip(given, views[3:], strict=True))
     found = mx.array(host.attend(views[0], views[1], views[2], **rest, **scalars))
     return found if dtype == mx.float32 else found.astype(dtype)

@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from fuser.ir.graph import Graph, Node
+from fuser.ir.ops_fast import FLASH
+from fuser.kernels import own
+from fuser.kernels.admission import Call, Mask, reached
 from fuser.patterns.attention import Attention
 from fuser.patterns.axes import size_of
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
-def refuses(region: Attention) -> str | None:
-    """Why the kernel cannot compute `region`, or None when it can.
+def refuses(region: Attention, ours: bool = False) -> str | None:
+    """Why the kernel cannot compute `region`, or None when it can; `ours` says that our own kernel may be called.
 
     The rules are those under which `mx.fast.scaled_dot_product_attention` gives the program's answer, on any backend;
     whether a backend has a fused kernel for the sizes is its own affair: where not, MLX computes the same unfused.
     """
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
+    if region.cap is not None:
+        reason = "which MLX's kernel cannot do" if not ours else _ours(region)
+        return reason and f"the scores are capped by tanh (softcap), {reason}"
     return None
+
+
+def _ours(region: Attention) -> str | None:
+    """Why our kernel, which can cap scores, is not called for a region that needs it."""
+    roles = region.roles
+    width = size_of(region.products_with_values[0].width)
+    reason = own.refuses(region.depth, width, region.dtype)
+    if reason is None:
+        cells = size_of(roles.batch) * roles.query_heads * size_of(roles.queries) * size_of(roles.keys)
+        reason = own.unworthy(cells * (region.depth + width))
+    return reason and f"which MLX's kernel cannot do, and {reason}"
+
+
+def kernel_of(graph: Graph, call: Node) -> str:
+    """Which kernel a call reaches where it runs, or why MLX computes it unfused."""
+    operands = [operand.type for operand in graph.operands(call)]
+    form, (q, k, v, *rest) = own.form_of(call, len(operands)), operands
+    if call.op == FLASH or own.step(graph, call) is not None:
+        return own.name(form.softcap)
+    mask: Mask = "causal" if form.causal else "none"
+    if form.mask and not form.causal:
+        mask = "boolean" if rest[0].dtype == mx.bool_ else "additive"
+    return reached(Call(q, k, v, mask, form.sinks))
 
 
 def bytes_saved(region: Attention) -> int:

@@ -70,8 +70,6 @@ def leaky_relu(call: Call, x: mx.array) -> mx.array:
 @op("PRelu")
 def prelu(call: Call, x: mx.array, slope: mx.array) -> mx.array:
     """A given slope below zero."""
-    if call.version < 7 and slope.ndim == 1 and x.ndim > 1:
-        slope = slope.reshape(-1, *(1,) * (x.ndim - 2))
     return mx.where(x < 0, x * slope, x)
 
 

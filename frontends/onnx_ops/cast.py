@@ -118,17 +118,10 @@ def cast(call: Call, x: mx.array | Narrow, to: int, saturate: bool = True) -> mx
     raise call.refuse(f"MLX has no arrays of ONNX type {type_name(to)}")
 
 
-def _target(call: Call) -> int:
-    to = call.get("to")
-    if isinstance(to, str):  # opset 1 to 5 wrote the name
-        return int(TensorProto.DataType.Value(to.upper()))
-    return call.integer("to")
-
-
 @op("Cast", narrow=True)
 def cast_to(call: Call, x: mx.array | Narrow) -> mx.array | Narrow:
     """Cast to a type given by number."""
-    return cast(call, x, _target(call), call.flag("saturate", True))
+    return cast(call, x, call.integer("to"), call.flag("saturate", True))
 
 
 @op("CastLike", narrow=True)
@@ -139,7 +132,7 @@ def cast_like(call: Call, x: mx.array | Narrow, like: mx.array | Narrow) -> mx.a
 
 @on_host("Cast")
 def _host_cast(call: Call, x: Host) -> Host:
-    to = _target(call)
+    to = call.integer("to")
     if to in MLX_TYPES and onnx_type(x) in MLX_TYPES:
         return np.asarray(x.astype(NUMPY_TYPES[to]))
     return to_host(cast(call, to_mlx(x), to, call.flag("saturate", True)))

@@ -118,19 +118,9 @@ def bitwise_not(call: Call, x: mx.array) -> mx.array:
 def _binary(name: str, function: Binary) -> None:
     @op(name)
     def _(call: Call, a: mx.array, b: mx.array) -> mx.array:
-        if call.version < 7:
-            b = _old_broadcast(call, a, b)
         if a.dtype != b.dtype:
             raise call.invalid(f"its inputs have different types, {a.dtype} and {b.dtype}")
         return function(a, b)
-
-
-def _old_broadcast(call: Call, a: mx.array, b: mx.array) -> mx.array:
-    """Before opset 7 the second input was laid along `axis` of the first, when `broadcast` was set."""
-    axis = call.get("axis")
-    if not call.flag("broadcast") or axis is None or b.ndim == 0:
-        return b
-    return b.reshape(*b.shape, *(1,) * (a.ndim - call.axis(axis, a.ndim) - b.ndim))
 
 
 _COMBINE: dict[str, Binary] = {
@@ -193,8 +183,6 @@ def _float_mod(a: mx.array, b: mx.array, like_c: bool) -> mx.array:
 @op("Pow")
 def power(call: Call, x: mx.array, y: mx.array) -> mx.array:
     """Power, in the type of the base."""
-    if call.version < 7:
-        y = _old_broadcast(call, x, y)
     if x.dtype == y.dtype:
         return mx.power(x, y)
     if x.dtype in INTEGERS and y.dtype in FLOATS:
@@ -269,8 +257,6 @@ on_host("Div")(_host_divide)
 def _on_host(name: str, function: Any) -> None:
     @on_host(name)
     def _(call: Call, *inputs: Host) -> Host:
-        if call.version < 7 and len(inputs) == 2:
-            raise call.refuse("arithmetic on constants before opset 7")
         return np.asarray(function(*inputs))
 
 

@@ -21,7 +21,7 @@ def pad(call: Call, x: mx.array, pads: Host, value: mx.array | None = None, axes
 @op("Pad")
 def pad_attributes(call: Call, x: mx.array) -> mx.array:
     """Pad before opset 11."""
-    pads = call.integers("pads" if call.version >= 2 else "paddings")
+    pads = call.integers("pads")
     return padded(call, x, pads, list(range(x.ndim)), const(call.number("value", 0.0), x))
 
 

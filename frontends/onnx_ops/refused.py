@@ -11,6 +11,7 @@ _TREES = "MLX is no engine for classical machine learning models"
 REASONS: dict[tuple[str, str], str] = {
     **{("", name): _STRINGS for name in ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit")},
     ("", "TfIdfVectorizer"): "it counts words of texts",
+    ("", "MaxRoiPool"): "no exporter of today writes it: RoiAlign took its place",
     ("", "ImageDecoder"): "it decodes image files",
     ("", "SequenceMap"): _SEQUENCES,
     ("", "Optional"): "MLX has no optional values",

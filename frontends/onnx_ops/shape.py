@@ -65,22 +65,15 @@ def _target_shape(call: Call, dims: Sequence[int], target: Sequence[int]) -> lis
     return list(target)
 
 
-@op("Reshape", since=5, host=(1,), moves=True)
+@op("Reshape", host=(1,), moves=True)
 def reshape(call: Call, x: mx.array, target: Host) -> mx.array:
     """Reshape to a shape known on the host."""
     return mx.reshape(x, _target_shape(call, x.shape, ints(target)))
 
 
-@op("Reshape", moves=True)
-def reshape_attribute(call: Call, x: mx.array) -> mx.array:
-    """Reshape, before opset 5."""
-    return mx.reshape(x, _target_shape(call, x.shape, call.integers("shape")))
-
-
 @on_host("Reshape")
-def _host_reshape(call: Call, x: Host, target: Host | None = None) -> Host:
-    wanted = call.integers("shape") if target is None else ints(target)
-    return x.reshape(_target_shape(call, x.shape, wanted))
+def _host_reshape(call: Call, x: Host, target: Host) -> Host:
+    return x.reshape(_target_shape(call, x.shape, ints(target)))
 
 
 def _axes(call: Call, axes: Host | None) -> list[int] | None:
@@ -170,14 +163,14 @@ def _host_transpose(call: Call, x: Host) -> Host:
 def concat(call: Call, *inputs: mx.array | Narrow) -> mx.array | Narrow:
     """Arrays one after the other along an axis."""
     parts = [call.array(item) for item in inputs]
-    axis = call.axis(call.integer("axis", 1 if call.version < 4 else None), parts[0].ndim)
+    axis = call.axis(call.integer("axis"), parts[0].ndim)
     joined = mx.concatenate(parts, axis=axis) if len(parts) > 1 else parts[0]
     return Narrow(joined, inputs[0].type) if isinstance(inputs[0], Narrow) else joined
 
 
 @on_host("Concat")
 def _host_concat(call: Call, *inputs: Host) -> Host:
-    return np.concatenate(inputs, axis=call.axis(call.integer("axis", 1 if call.version < 4 else None), inputs[0].ndim))
+    return np.concatenate(inputs, axis=call.axis(call.integer("axis"), inputs[0].ndim))
 
 
 def _parts(call: Call, size: int, sizes: Sequence[int] | None) -> list[int]:
@@ -268,7 +261,7 @@ def _host_slice(call: Call, x: Host, *bounds: Host | None) -> Host:
 
 def check_dims(call: Call, dims: Sequence[int], on_host: bool = False) -> list[int]:
     """Dimensions of a new array, refused where no array (or none that is written out on the host) can have them."""
-    if any(size < 0 for size in dims) or math.prod(dims) > (_MAX_ON_HOST if on_host else _MAX_ELEMENTS):
+    if any(not 0 <= size < 1 << 31 for size in dims) or math.prod(dims) > (_MAX_ON_HOST if on_host else _MAX_ELEMENTS):
         raise call.invalid(f"no array has shape {list(dims)}")
     return list(dims)
 
@@ -296,7 +289,7 @@ def _host_expand(call: Call, x: Host, target: Host) -> Host:
     return np.broadcast_to(x, _expanded(call, x.shape, ints(target)))
 
 
-@op("Tile", since=6, host=(1,), moves=True)
+@op("Tile", host=(1,), moves=True)
 def tile(call: Call, x: mx.array, repeats: Host) -> mx.array:
     """Copies side by side."""
     counts = ints(repeats)

@@ -51,7 +51,7 @@ def window(call: Call, size: Sequence[int], kernel: Sequence[int]) -> Window:
         total = [max(0, (o - 1) * s + e - n) for o, s, e, n in zip(out, stride, extent, size, strict=True)]
         low = [(t + 1) // 2 if auto == "SAME_LOWER" else t // 2 for t in total]
         high = [t - b for t, b in zip(total, low, strict=True)]
-        return Window(list(size), list(kernel), stride, dilation, low, high, out)
+        return _checked(call, Window(list(size), list(kernel), stride, dilation, low, high, out))
     if auto == "VALID":
         low, high = [0] * rank, [0] * rank
     out = []
@@ -62,9 +62,14 @@ def window(call: Call, size: Sequence[int], kernel: Sequence[int]) -> Window:
         if call.flag("ceil_mode") and (count - 1) * s >= n + b:
             count -= 1
         out.append(count)
-    if min(out, default=1) < 0 or min([*low, *high], default=0) < 0 or max([*kernel, *low, *high], default=0) > 1 << 16:
-        raise call.invalid(f"a window of {list(kernel)} does not fit an image of {list(size)}")
-    return Window(list(size), list(kernel), stride, dilation, low, high, out)
+    return _checked(call, Window(list(size), list(kernel), stride, dilation, low, high, out))
+
+
+def _checked(call: Call, view: Window) -> Window:
+    pads = [*view.low, *view.high]
+    if min([*view.out, *pads], default=0) < 0 or max([*view.kernel, *pads], default=0) > 1 << 16:
+        raise call.invalid(f"a window of {view.kernel} does not fit an image of {view.size}")
+    return view
 
 
 def channels_last(x: mx.array) -> mx.array:

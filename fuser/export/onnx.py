@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import onnx
 from onnx import ModelProto
@@ -15,16 +16,28 @@ from fuser.export.onnx_edit import Editor
 from fuser.export.onnx_emit import ATTENTION, MICROSOFT, Emitter
 from fuser.export.onnx_layout import Unexpressed
 from fuser.export.onnx_opset import OpsetError, opset_of, raise_opset
-from fuser.export.onnx_trace import Found, traces
+from fuser.export.onnx_region import Found, Traces
+from fuser.export.onnx_trace import traces
 from fuser.frontends.onnx import load
 
 # operators that are a fused attention already
 FUSED = frozenset(
-    "Attention MultiHeadAttention GroupQueryAttention PackedAttention PackedMultiHeadAttention QAttention "
-    "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention LongformerAttention PagedAttention SparseAttention "
-    "FlexAttention DecoderAttention RelativePositionBias".split()
+    {
+        "Attention",
+        "DecoderAttention",
+        "DecoderMaskedMultiHeadAttention",
+        "DecoderMaskedSelfAttention",
+        "FlexAttention",
+        "GroupQueryAttention",
+        "LongformerAttention",
+        "MultiHeadAttention",
+        "PackedAttention",
+        "PackedMultiHeadAttention",
+        "PagedAttention",
+        "QAttention",
+        "SparseAttention",
+    }
 )
-LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,29 +77,26 @@ def export_onnx(
     check_new([target], force=force)
     program = load(source)  # checks it, too
     proto = onnx.load(source, format="protobuf", load_external_data=False)
-    fused, result = converted(proto, program_traces=traces(program, sizes), opset=opset)
+    fused, result = converted(proto, traces(program, sizes), opset=opset)
     _write(fused if result.fused else None, source, target, force=force)
     return result
 
 
-def converted(
-    model: ModelProto, *, program_traces: object | None = None, opset: int | None = None
-) -> tuple[ModelProto, Conversion]:
-    """`model` with its attentions fused, as a new model, and what was done."""
-    found_traces = program_traces if program_traces is not None else traces(load(model))
-    assert hasattr(found_traces, "found") and hasattr(found_traces, "missed")
+def converted(model: ModelProto, found: Traces, *, opset: int | None = None) -> tuple[ModelProto, Conversion]:
+    """`model` with the attentions `found` in it fused, as a new model, and what was done."""
     version = opset_of(model)
     target = max(version, ATTENTION) if opset is None else opset
     if target < version:
         raise OpsetError(f"the model is of opset {version}: it cannot be lowered to {target}")
     skipped: dict[str, str] = {}
     while True:
-        fused, result, idle = _attempt(model, found_traces.found, target, skipped)
+        fused, result, idle = _attempt(model, found.found, target, skipped)
         if not idle:
             break
         skipped |= idle
-    kept = [(node, reason) for node, reason in found_traces.missed.items() if not _already(model, node)]
-    already = [node for node in found_traces.missed if _already(model, node)]
+    editor = Editor(model)
+    already = [node for node in found.missed if _is_fused(editor, node)]
+    kept = [(node, reason) for node, reason in found.missed.items() if node not in already]
     return fused, Conversion(
         result.fused,
         (*result.already, *already),
@@ -95,9 +105,8 @@ def converted(
     )
 
 
-def _already(model: ModelProto, key: str) -> bool:
-    editor = Editor(model)
-    return key in editor.places and editor.nodes[editor.places[key]].op_type in FUSED
+def _is_fused(editor: Editor, node: str) -> bool:
+    return node in editor.places and editor.nodes[editor.places[node]].op_type in FUSED
 
 
 def _attempt(
@@ -116,7 +125,7 @@ def _attempt(
         if key in skipped:
             continue
         try:
-            if key in editor.places and editor.nodes[editor.places[key]].op_type in FUSED:
+            if _is_fused(editor, key):
                 already.append(key)
             else:
                 order.append((emitter.place(found), key))
@@ -150,7 +159,7 @@ def _write(model: ModelProto | None, source: Path, target: Path, *, force: bool)
     """Write `model`, or the file at `source` as it is; data beside it comes along in one file."""
     proto = model if model is not None else onnx.load(source, format="protobuf", load_external_data=False)
     tensors = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if not tensors and proto.ByteSize() < LIMIT:
+    if not tensors:
         with replacing(target, force=force) as (draft,):
             draft.write_bytes(source.read_bytes() if model is None else proto.SerializeToString())
         return
@@ -167,7 +176,7 @@ def _write(model: ModelProto | None, source: Path, target: Path, *, force: bool)
         draft.write_bytes(proto.SerializeToString())
 
 
-def _copy(path: Path, offset: int, length: str | None, file: object) -> int:
+def _copy(path: Path, offset: int, length: str | None, file: IO[bytes]) -> int:
     left = int(length) if length is not None else path.stat().st_size - offset
     total = left
     with path.open("rb") as source:
@@ -176,7 +185,7 @@ def _copy(path: Path, offset: int, length: str | None, file: object) -> int:
             block = source.read(min(left, 1 << 24))
             if not block:
                 raise OSError(f"'{path}' ends too early")
-            file.write(block)  # type: ignore[attr-defined]
+            file.write(block)
             left -= len(block)
     return total
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, helper, numpy_helper
 
 from fuser.export.onnx_edit import Editor, graphs
-from fuser.export.onnx_trace import Found
+from fuser.export.onnx_region import Found
 
 # fills of masks, and the ends of slices that take all
 FILL = -9e3
 ENDLESS = 2**31 - 1
+NUMBERS = (AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.FLOATS, AttributeProto.INTS)
 
 
 def proved(editor: Editor, found: Found) -> bool:
@@ -60,9 +61,7 @@ def _numbers(node: NodeProto) -> Iterable[NDArray[Any]]:
     for attribute in node.attribute:
         if attribute.type == AttributeProto.TENSOR:
             yield numpy_helper.to_array(attribute.t)
-        elif attribute.type in (AttributeProto.FLOAT, AttributeProto.INT) and attribute.name not in ("to", "axis"):
-            yield np.asarray(helper.get_attribute_value(attribute))
-        elif attribute.type in (AttributeProto.FLOATS, AttributeProto.INTS):
+        elif attribute.type in NUMBERS and attribute.name not in ("to", "axis"):
             yield np.asarray(helper.get_attribute_value(attribute))
 
 

@@ -1,4 +1,4 @@
-"""Edits of an ONNX graph that leave everything else as it is: nodes put in place, and what they leave dead taken out."""
+"""Edits of an ONNX graph that leave everything else as it is: nodes put in, and what they leave dead taken out."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from fuser.export.onnx_edit import Editor, attention_name
 from fuser.export.onnx_layout import Layouts, Unexpressed
 from fuser.export.onnx_masks import Masks, OnnxMask
-from fuser.export.onnx_trace import Found, Layout, Names, ProductNames
+from fuser.export.onnx_region import Found, Layout, Names, ProductNames
 from fuser.frontends.onnx_types import number_of
 
 ATTENTION = 23
@@ -49,9 +49,7 @@ class Emitter:
 
 
 class _Region:
-    def __init__(
-        self, editor: Editor, opset: int, memo: dict[tuple[Any, ...], str], found: Found, number: int
-    ) -> None:
+    def __init__(self, editor: Editor, opset: int, memo: dict[tuple[Any, ...], str], found: Found, number: int) -> None:
         self._editor, self._opset, self._found, self._number = editor, opset, found, number
         self._layouts = Layouts(editor, opset, memo, found.sizes)
         self._dtype = found.product
@@ -84,14 +82,9 @@ class _Region:
         op, inputs, attributes, mask = made
         after = self._after(mask, form)
         direct = chain[output] == form and not after
-        if op == "Attention":
-            names = self._editor.add(
-                layouts.place, op, inputs, stem, output if direct else "", **attributes
-            )
-        else:
-            names = self._editor.add(
-                layouts.place, op, inputs, stem, output if direct else "", domain=MICROSOFT, **attributes
-            )
+        if op != "Attention":
+            attributes["domain"] = MICROSOFT
+        names = self._editor.add(layouts.place, op, inputs, stem, output if direct else "", **attributes)
         for place, (step, extra, first) in enumerate(after):
             last = place == len(after) - 1 and chain[output] == form
             operands = [extra[0], names, *extra[1:]] if first else [names, *extra]
@@ -180,6 +173,9 @@ class _Region:
             values = self._laid(value, (batch, heads, roles["K"], self._width))
         inputs = [query, key, values]
         attributes: dict[str, Any] = {"scale": self._scale}
+        if self._found.cap:
+            # the operator divides the scaled scores by the cap itself
+            attributes = {"scale": self._scale * self._found.cap, "softcap": self._found.cap}
         if flat:
             attributes |= {
                 "q_num_heads": self._layouts.size(self._heads),
@@ -194,10 +190,14 @@ class _Region:
         return "Attention", inputs, attributes, mask
 
     def _multi_head(self, masks: Masks, value: Names) -> tuple[str, list[str], dict[str, Any], OnnxMask]:
-        """ONNX Runtime's operator: merged heads, as many of keys as of queries, an additive mask of four dimensions."""
+        """ONNX Runtime's operators: merged heads, and an additive mask of four dimensions.
+
+        `MultiHeadAttention` has as many heads of keys as of queries, so shared ones are repeated as the model does;
+        `GroupQueryAttention` has fewer, but only for causal masks.
+        """
         found, roles = self._found, self._found.roles
-        if roles["G"]:
-            raise Unexpressed("heads share keys and values, which needs opset 23 (com.microsoft has it only for caches)")
+        if found.cap:
+            raise Unexpressed("the scores are capped by tanh (softcap), which needs opset 23")
         if len(found.products) > 1:
             raise Unexpressed("two products of queries and keys are added, which needs opset 23")
         count = self._layouts.size(self._heads)
@@ -206,18 +206,35 @@ class _Region:
         if not self._masked_by_rows():
             raise Unexpressed("rows are masked for each head on its own, which needs opset 23")
         mask = masks.made(boolean=False)
-        batch, heads = roles["B"], roles["H"]
+        grouped = bool(roles["G"]) and mask.causal and self._width_of_depth()
+        batch, heads = roles["B"], roles["H"] if grouped else self._heads
         inputs = [
             self._one(found.products[0], (batch, roles["Q"], self._heads + self._depth)),
             self._laid(found.products[0].key, (batch, roles["K"], heads + self._depth)),
             self._laid(value, (batch, roles["K"], heads + self._width)),
         ]
         attributes: dict[str, Any] = {"num_heads": count, "scale": self._scale}
+        if grouped:
+            attributes["kv_num_heads"] = self._layouts.size(heads)
+            return "GroupQueryAttention", [*inputs, "", "", *self._lengths(inputs[1])], attributes, mask
         if mask.causal:
             attributes["unidirectional"] = 1
         if mask.value:
             inputs += ["", "", masks.full(mask, rank=4)]
         return "MultiHeadAttention", inputs, attributes, mask
+
+    def _width_of_depth(self) -> bool:
+        return self._layouts.size(self._width) == self._layouts.size(self._depth)
+
+    def _lengths(self, key: str) -> list[str]:
+        """What `GroupQueryAttention` wants to know of a cache that there is none of: all keys count."""
+        shared, numbers = self._layouts.shared, self._layouts.numbers
+        shape = shared("Cast", [shared("Shape", [key], "shape")], "shape", to=TensorProto.INT32)
+        batch = shared("Gather", [shared("Shape", [key], "shape"), numbers([0])], "batch")
+        length = shared("Gather", [shape, numbers([1])], "length")
+        one = self._editor.constant(np.asarray([1], np.int32), TensorProto.INT32, "attention_number")
+        last = shared("Expand", [shared("Sub", [length, one], "last"), batch], "lengths")
+        return [last, length]
 
     # -- operands --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from fuser.export.onnx_edit import Editor
-from fuser.export.onnx_trace import Layout, Names
+from fuser.export.onnx_region import Layout, Names
 
 INT64 = TensorProto.INT64
 # from here on `Shape` takes a range
@@ -123,7 +123,7 @@ class Layouts:
 
     def shared(self, op: str, inputs: Sequence[str], stem: str, **attributes: Any) -> str:
         """A new node that may serve other regions too."""
-        key = (op, tuple(inputs), tuple(sorted(attributes.items())))
+        key = (op, tuple(inputs), repr(sorted(attributes.items())))
         if key not in self._memo:
             self._memo[key] = self.add(op, inputs, stem, **attributes)
         return self._memo[key]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import TensorProto
 from fuser.export.onnx_causal import proved
 from fuser.export.onnx_edit import Editor
 from fuser.export.onnx_layout import Layouts, Unexpressed
-from fuser.export.onnx_trace import Found, Layout, MaskStep, Names
+from fuser.export.onnx_region import Found, Layout, MaskStep, Names
 from fuser.frontends.onnx_types import number_of
 
 # as low as a mask may go: no score survives the sum, and no kernel takes it for the lowest number that there is
@@ -96,7 +97,7 @@ class Masks:
 
     def _total(self) -> tuple[str, Layout]:
         """All masks as one that is added to the scores."""
-        total, layout = "", ()
+        total, layout = "", cast("Layout", ())
         steps = self._found.steps
         for place in range(len(steps) - 1, -1, -1):
             step = steps[place]
@@ -165,7 +166,7 @@ class Masks:
         return self._editor.constant(np.asarray(number, _numpy(self._dtype)), self._type, "attention_number")
 
 
-def _numpy(dtype: mx.Dtype) -> type[np.generic]:
+def _numpy(dtype: mx.Dtype) -> Any:
     return {mx.float16: np.float16, mx.float64: np.float64}.get(dtype, np.float32)
 
 

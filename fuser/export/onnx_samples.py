@@ -41,23 +41,23 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
     """
     places = symbols(inputs)
     base = base or {}
+    sums = {name: _terms(name, places, inputs) for name in places}
     for primes, alike in itertools.product((PRIMES, SMALL), (_itself, _by_place, _by_kind)):
         classes: dict[str, int] = {}
         for name in places:
-            if not _terms(name, places):
+            if not sums[name]:
                 classes.setdefault(alike(name, places), len(classes))
         sets = []
         for trace in range(TRACES):
             sizes: dict[str, int] = {}
             for name in places:
-                if not _terms(name, places):
+                if not sums[name]:
                     size = primes[classes[alike(name, places)] % len(primes)][trace]
                     size = _scaled(name, size, places)
                     sizes[name] = base.get(name, size) if trace == 0 else size
             for name in places:
-                terms = _terms(name, places)
-                if terms:
-                    sizes[name] = sum(int(term) if term.isdigit() else sizes.get(term, 0) for term in terms)
+                if sums[name]:
+                    sizes[name] = sum(int(t) if t.isdigit() else sizes.get(t, 0) for t in sums[name])
             sets.append(sizes)
         yield sets
 
@@ -86,15 +86,25 @@ def _by_kind(name: str, places: Mapping[str, list[tuple[str, int]]]) -> str:
     return "batch" if all(axis == 0 for _, axis in places[name]) else "other"
 
 
-def _terms(name: str, places: Mapping[str, list[tuple[str, int]]]) -> list[str]:
+def _terms(name: str, places: Mapping[str, list[tuple[str, int]]], inputs: Sequence[ValueInfo]) -> list[str]:
     """What a dimension is the sum of, by its name: `a + b`, or a total of cached and new tokens."""
-    if SUM.fullmatch(name):
-        return [term.strip() for term in name.split("+")]
+    spelled = name.replace("_plus_", " + ")
+    if SUM.fullmatch(spelled):
+        return [term.strip() for term in spelled.split("+")]
     if "total" not in name.lower():
         return []
     plain = [each for each in places if "total" not in each.lower() and not SUM.fullmatch(each)]
     past = [each for each in plain if "past" in each.lower()]
     new = [each for each in plain if each not in past and any(word in each.lower() for word in ("seq", "len", "tok"))]
+    fixed = [
+        str(info.shape[1])
+        for info in inputs
+        if "mask" not in info.name
+        and info.shape is not None
+        and len(info.shape) == 2
+        and isinstance(info.shape[1], int)
+    ]
+    new += fixed
     return [past[0], new[0]] if past and new else []
 
 

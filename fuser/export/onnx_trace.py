@@ -6,96 +6,24 @@ called `B0`, `Q0`, ... by their role) is what may be written into a model whose 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
 from fuser.errors import FuserError
-from fuser.export.onnx_samples import blanks, named, size_sets, symbols
+from fuser.export.onnx_region import Found, Layout, MaskStep, Names, ProductNames, Traces, joined
+from fuser.export.onnx_samples import blanks, size_sets
 from fuser.frontends.mlx import trace
 from fuser.frontends.onnx import OnnxProgram
-from fuser.fusion import match
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
-from fuser.patterns.attention import Attention
-from fuser.patterns.axes import VIEWS, Axis, Dim, Dims, axes_of, resolve, size_of
+from fuser.patterns.attention import Attention, attention
+from fuser.patterns.axes import VIEWS, Axis, Dim, Dims, after, axes_of, resolve, size_of
 from fuser.patterns.cursor import Miss, Program, Term
-from fuser.patterns.masks import Reading
-from fuser.patterns.softmax import Softmax
+from fuser.patterns.softmax import Softmax, softmaxes
 
-Layout = tuple[tuple[str, ...], ...]
-"""What each dimension of an ONNX value varies over: axes by role and number, none for a size of 1."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """An array as the ONNX values that hold it, seen from every side that the model has."""
-
-    layouts: Mapping[str, Layout]
-    dtype: mx.Dtype
-
-
-@dataclass(frozen=True)
-class MaskStep:
-    """One mask, as `fuser.patterns.cursor.Mask` has it."""
-
-    kind: str
-    array: Names
-    scale: float
-    fill: float
-    inverted: bool
-    known: bool
-    """Whether its value depends on shapes only."""
-
-
-@dataclass(frozen=True)
-class ProductNames:
-    """A product of queries and keys."""
-
-    query: Names
-    key: Names
-    number: float
-    factors: tuple[Names, ...]
-    divisors: tuple[Names, ...]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A region in ONNX's terms, as one trace or all traces have it."""
-
-    node: str
-    """The softmax's node."""
-    products: tuple[ProductNames, ...]
-    values: tuple[Names, ...]
-    outputs: tuple[Names, ...]
-    numbers: tuple[float, ...]
-    """What each output is multiplied with."""
-    stepped: bool
-    guarded: bool
-    sink: bool
-    roles: Mapping[str, tuple[str, ...]]
-    sizes: Mapping[str, int | None]
-    """The sizes of axes; None where it is not the same in all traces."""
-    steps: tuple[MaskStep, ...]
-    kind: str
-    empty: str | None
-    square: bool
-    """Whether there are as many queries as keys."""
-    lengths: tuple[int, ...]
-    """The largest number of queries or keys in each trace."""
-    product: mx.Dtype
-    """The type of the products of queries and keys."""
-    softmax: mx.Dtype
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What the traces found."""
-
-    found: dict[str, Found]
-    missed: dict[str, str]
-    """Softmaxes by node that are not expressed, and why."""
+log = logging.getLogger("fuser")
 
 
 def traces(program: OnnxProgram, base: Mapping[str, int] | None = None) -> Traces:
@@ -135,12 +63,17 @@ class _Trace:
         self.program = Program(self.graph, self.known)
         self.regions: dict[str, Found] = {}
         self.missed: dict[str, str] = {}
-        for softmax, result in match(self.graph, {})[0]:
+        for softmax in softmaxes(self.program):
             key = self._key(softmax)
-            if isinstance(result, Miss):
-                self.missed[key] = result.reason
-            else:
-                self.regions[key] = self._found(key, result)
+            try:
+                # what MLX's kernel refuses is no matter: the operator does more (caps, double precision)
+                self.regions[key] = self._found(key, attention(self.program, softmax))
+            except Miss as miss:
+                self.missed[key] = miss.reason
+            except Exception as error:
+                # what is not understood stays as it is
+                log.exception("reading %s", key)
+                self.missed[key] = f"fuser failed on it: {type(error).__name__}"
 
     def _key(self, softmax: Softmax) -> str:
         return softmax.node.scope or self.graph.label(softmax.node)
@@ -160,15 +93,16 @@ class _Trace:
         ]
         values = [views.of(each.value.value, each.value.dims) for each in region.products_with_values]
         outputs = [views.of(each.output, each.dims) for each in region.products_with_values]
-        masks = [views.of(mask.term.value, mask.term.dims) for mask in region.steps]
+        masks = [views.of(mask.term.value, mask.term.dims, repeats=True) for mask in region.steps]
         roles, names = _roles(region)
+        cells = (roles["B"], roles["H"] + roles["G"], roles["Q"], roles["K"])
         steps = []
         for mask, places in zip(region.steps, masks, strict=True):
             scaled = bool(mask.scale.factors or mask.scale.divisors)
             steps.append(
                 MaskStep(
                     "scaled" if scaled else mask.kind,
-                    _named(places, names, mask.term.value.dtype),
+                    _named(places, names, mask.term.value.dtype, cells),
                     mask.scale.number,
                     mask.fill,
                     mask.inverted,
@@ -209,6 +143,7 @@ class _Trace:
             (max(queries, keys),),
             region.products[0].query.dtype,
             region.softmax.scores.dtype,
+            region.cap.number if region.cap is not None else 0.0,
         )
 
 
@@ -237,10 +172,16 @@ def _roles(region: Attention) -> tuple[dict[str, Dim], dict[Axis, str]]:
 _Places = list[tuple[str, Dims]]
 
 
-def _named(places: _Places, names: Mapping[Axis, str], dtype: mx.Dtype) -> Names:
+def _named(places: _Places, names: Mapping[Axis, str], dtype: mx.Dtype, cells: Dims = ()) -> Names:
+    """`cells`: the dimensions of the scores, along which a mask may be repeated."""
     layouts: dict[str, Layout] = {}
     for name, dims in places:
         dims = resolve(dims)
+        if len(dims) == len(cells):
+            dims = tuple(
+                cell if any(axis not in names for axis in dim) and size_of(dim) == size_of(cell) else dim
+                for dim, cell in zip(dims, cells, strict=True)
+            )
         if all(axis in names for dim in dims for axis in dim):
             layouts[name] = tuple(tuple(names[axis] for axis in dim) for dim in dims)
     return Names(layouts, dtype)
@@ -252,13 +193,16 @@ class _Views:
     def __init__(self, graph: Graph, names: Mapping[Value, Sequence[str]]) -> None:
         self._graph, self._onnx = graph, names
 
-    def of(self, value: Value, dims: Dims) -> _Places:
-        """ONNX names and dims of `value`, and of all that views make of it or made it of."""
+    def of(self, value: Value, dims: Dims, *, repeats: bool = False) -> _Places:
+        """ONNX names and dims of `value`, and of all that views make of it or made it of.
+
+        With `repeats`, what repeats it counts too; it is repeated along axes that are nobody's.
+        """
         seen: dict[Value, Dims] = {value: resolve(dims)}
         stack = [value]
         while stack:
             here = stack.pop()
-            for there, found in (*self._back(here, seen[here]), *self._on(here, seen[here])):
+            for there, found in (*self._back(here, seen[here]), *self._on(here, seen[here], repeats)):
                 if found is not None and there not in seen:
                     seen[there] = found
                     stack.append(there)
@@ -271,17 +215,19 @@ class _Views:
         source = self._graph.operands(node)[0]
         return [(source, _seen(node, dims, source.shape, back=True))]
 
-    def _on(self, value: Value, dims: Dims) -> list[tuple[Value, Dims | None]]:
+    def _on(self, value: Value, dims: Dims, repeats: bool) -> list[tuple[Value, Dims | None]]:
         return [
             (Value(node), _seen(node, dims, node.outputs[0].shape, back=False))
             for node, _ in self._graph.users(value)
-            if node.op in VIEWS and node.op != "Broadcast"
+            if node.op in VIEWS and (repeats or node.op != "Broadcast")
         ]
 
 
 def _seen(node: Node, dims: Dims, shape: Sequence[int], *, back: bool) -> Dims | None:
     """The dims on the other side of a view; None where it would cut an axis."""
     dims = resolve(dims)
+    if node.op == "Broadcast":
+        return after(node.op, node.arguments, dims, tuple(shape))
     if node.op == "Transpose":
         order = node.arguments[0]
         if not back:
@@ -303,9 +249,6 @@ def _seen(node: Node, dims: Dims, shape: Sequence[int], *, back: bool) -> Dims |
     return None if rest else tuple(grouped)
 
 
-# -- what all traces agree on --------------------------------------------------------------------------------------
-
-
 def _agreed(made: Sequence[_Trace]) -> Traces:
     first, *others = made
     found: dict[str, Found] = {}
@@ -318,76 +261,13 @@ def _agreed(made: Sequence[_Trace]) -> Traces:
         elif any(key not in each.regions for each in made):
             missed[key] = "it is there at some sizes of the dynamic dimensions only"
         else:
-            joined = first.regions[key]
+            whole = first.regions[key]
             for other in others:
-                result = _join(joined, other.regions[key])
+                result = joined(whole, other.regions[key])
                 if isinstance(result, str):
                     missed[key] = f"{result} at other sizes of the dynamic dimensions"
                     break
-                joined = result
+                whole = result
             else:
-                found[key] = joined
+                found[key] = whole
     return Traces(found, missed)
-
-
-def _join(left: Found, right: Found) -> Found | str:
-    """What two traces agree on of one region; a sentence's beginning when they differ."""
-    for what, one, two in (
-        ("the attention has another structure", _structure(left), _structure(right)),
-        ("the mask means something else", _meaning(left), _meaning(right)),
-    ):
-        if one != two:
-            return what
-    sizes = {name: size if right.sizes[name] == size else None for name, size in left.sizes.items()}
-    return Found(
-        left.node,
-        tuple(
-            ProductNames(
-                _common(a.query, b.query),
-                _common(a.key, b.key),
-                a.number,
-                tuple(map(_common, a.factors, b.factors)),
-                tuple(map(_common, a.divisors, b.divisors)),
-            )
-            for a, b in zip(left.products, right.products, strict=True)
-        ),
-        tuple(map(_common, left.values, right.values)),
-        tuple(map(_common, left.outputs, right.outputs)),
-        left.numbers,
-        left.stepped,
-        left.guarded,
-        left.sink,
-        left.roles,
-        sizes,
-        tuple(
-            MaskStep(a.kind, _common(a.array, b.array), a.scale, a.fill, a.inverted, a.known)
-            for a, b in zip(left.steps, right.steps, strict=True)
-        ),
-        left.kind if left.kind == right.kind else "mixed",
-        left.empty or right.empty,
-        left.square and right.square,
-        left.lengths + right.lengths,
-        left.product,
-        left.softmax,
-    )
-
-
-def _structure(found: Found) -> object:
-    return (
-        [(p.number, len(p.factors), len(p.divisors), p.query.dtype, p.key.dtype) for p in found.products],
-        [each.dtype for each in (*found.values, *found.outputs)],
-        (found.numbers, found.stepped, found.guarded, found.sink, found.product, found.softmax),
-        (dict(found.roles), list(found.sizes)),
-    )
-
-
-def _meaning(found: Found) -> object:
-    return [(s.kind, s.scale, s.fill, s.inverted, s.known, s.array.dtype) for s in found.steps]
-
-
-def _common(left: Names, right: Names) -> Names:
-    same = {name: layout for name, layout in left.layouts.items() if right.layouts.get(name) == layout}
-    return Names(same, left.dtype)
-
-
-__all__ = ["Found", "Layout", "MaskStep", "Names", "ProductNames", "Reading", "Traces", "named", "symbols", "traces"]

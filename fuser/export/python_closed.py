@@ -17,32 +17,32 @@ Array = NDArray[Any]
 SHORT = 4
 
 
-def closed(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:
+def closed(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype, *, weight: bool) -> Op | None:
     """One number, positions in steps, or a triangle, when the arrays of all traces are that; else None."""
     if any(array.size == 0 for array in arrays) or arrays[0].dtype.kind == "c":
         return None
-    return _number(rules, arrays, shape, dtype) or _positions(rules, arrays, shape, dtype) or _triangle(
-        rules, arrays, shape, dtype
+    return (
+        _number(rules, arrays, shape, dtype, weight)
+        or _positions(rules, arrays, shape, dtype)
+        or _triangle(rules, arrays, shape, dtype)
     )
 
 
-def _number(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:
+def _number(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype, weight: bool) -> Op | None:
     firsts = [array.reshape(-1)[0] for array in arrays]
-    if not all((array == first).all() for array, first in zip(arrays, firsts, strict=True)):
+    if not all(
+        ((array == first) | ((array != array) & (first != first))).all()
+        for array, first in zip(arrays, firsts, strict=True)
+    ):
         return None
     # weights that happen to be all ones are weights still
-    if arrays[0].size > 1 and arrays[0].dtype.kind == "f" and all(map(fixed, shape)):
-        if not _is_mask(firsts[0]) or arrays[0].ndim < 3:
-            return None
-    if all(first == firsts[0] for first in firsts):
+    if weight and arrays[0].size > 1 and arrays[0].dtype.kind == "f":
+        return None
+    if all(first == firsts[0] or (first != first and firsts[0] != firsts[0]) for first in firsts):
         return rules.full(rules.number(firsts[0].item(), dtype), shape)
     if all(float(first).is_integer() for first in firsts):
         return rules.full(rules.size(tuple(int(first) for first in firsts), dtype), shape)
     return None
-
-
-def _is_mask(number: Any) -> bool:
-    return bool(number == 0 or number < -1e3)
 
 
 def _positions(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:
@@ -70,7 +70,10 @@ def _positions(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dt
         rows.append([int(step) for step in steps])
     if all(step == 0 for step in rows[0]) or any(step < 0 for row in rows for step in row):
         return None
-    return rules.op("affine", (), (tuple(bases), tuple(zip(*rows, strict=True))), shape, dtype)
+    steps_by_axis = tuple(zip(*rows, strict=True))
+    # axes that it does not move along are left to broadcasting
+    small = tuple(dim if any(step) else rules.dim(1) for dim, step in zip(shape, steps_by_axis, strict=True))
+    return rules.expand(rules.op("affine", (), (tuple(bases), steps_by_axis), small, dtype), shape)
 
 
 def _triangle(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:

@@ -99,8 +99,11 @@ def _weighted(rules: Rules, norm: Op, weight: Op) -> Op | None:
 
 
 def _is_vector(weight: Op, x: Op) -> bool:
-    return weight.kind == CONST and bool(weight.shape) and weight.shape[-1] == x.shape[-1] and all(
-        map(is_one, weight.shape[:-1])
+    return (
+        weight.kind == CONST
+        and bool(weight.shape)
+        and weight.shape[-1] == x.shape[-1]
+        and all(map(is_one, weight.shape[:-1]))
     )
 
 
@@ -220,8 +223,7 @@ def _rotated(rules: Rules, left: Op, right: Op) -> Op | None:
     for part, start, stop in ((upper, half, x.shape[-1]), (right, rules.dim(0), half)):
         starts, stops, steps = part.attrs
         whole = all(
-            not any(low) and high == dim
-            for low, high, dim in list(zip(starts, stops, x.shape, strict=True))[:-1]
+            not any(low) and high == dim for low, high, dim in list(zip(starts, stops, x.shape, strict=True))[:-1]
         )
         if not whole or starts[-1] != start or stops[-1] != stop or any(step != rules.dim(1) for step in steps):
             return None

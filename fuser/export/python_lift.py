@@ -74,9 +74,13 @@ class Lift:
         arrays = [known.array(value) for known, value in zip(self._known, values, strict=True)]
         if any(array is None for array in arrays):
             return None
-        found = closed(self.rules, [array for array in arrays if array is not None], _shape(values), values[0].dtype)
+        shape, stored = _shape(values), values[0].node.op == CONSTANT
+        present = [array for array in arrays if array is not None]
+        found = closed(self.rules, present, shape, values[0].dtype, weight=stored)
         if found is not None:
             return found
+        if values[0].node.op in ("Broadcast", "BroadcastAxes"):
+            return None
         first = arrays[0]
         assert first is not None
         if all(array is not None and array.shape == first.shape and _same(array, first) for array in arrays[1:]):

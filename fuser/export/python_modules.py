@@ -44,6 +44,7 @@ class Tree:
         self.results = list(outputs)
         _strip(self._ops())
         self.repeats = {repeat.path: repeat for repeat in settle(outputs)}
+        self._sink()
         self._collapse()
         self.root = self._build()
 
@@ -73,6 +74,15 @@ class Tree:
                         op.name = path[-1]
                     op.path = path[:-1]
                 changed = True
+
+    def _sink(self) -> None:
+        """What depends on nothing is computed where it is used, when that is one place."""
+        readers = users(self.results)
+        for op in reversed(self._ops()):
+            places = {user.path for user in readers[op]}
+            if all(arg.kind in LEAVES and arg.kind != INPUT for arg in op.args) and len(places) == 1:
+                if op not in self.results:
+                    [op.path] = places
 
     def dissolve(self, path: Path) -> None:
         """Write what a module does where it is called."""

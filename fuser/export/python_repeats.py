@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fuser.export.python_ir import CONST, INPUT, LEAVES, Op, ordered, users
+from fuser.export.python_ir import CONST, INPUT, LAYERS, LEAVES, Op, ordered, users
 
 Path = tuple[str, ...]
 
@@ -78,6 +78,8 @@ def _settle_one(outputs: Sequence[Op], ops: Sequence[Op], path: Path, numbers: S
     # what only the first of them computed is computed once, outside of all
     for op in ops:
         if op not in taken and any(within(op.path, (*path, number)) for number in numbers):
+            if op.kind in LAYERS and not op.path[-1].isdigit():
+                op.name = op.name or op.path[-1]
             op.path = path[:-1]
     return True
 

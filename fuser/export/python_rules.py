@@ -126,6 +126,8 @@ class Rules(Pool):
             return self.expand(yes if condition.number else no, shape)
         if yes is no:
             return self.expand(yes, shape)
+        if yes.kind == "where" and yes.args[0] is condition:
+            return self.elementwise("where", [condition, yes.args[1], no], shape, yes.dtype)
         if yes.kind == no.kind == NUMBER and yes.dtype == mx.bool_ and yes.number != no.number:
             return condition if yes.number else self.call("logical_not", [condition], shape, mx.bool_)
         return None
@@ -177,7 +179,9 @@ class Rules(Pool):
             found = self._merged(x, shape)
             if found is not None:
                 return found
-        if x.kind == "affine" and len([d for d in shape if not is_one(d)]) == len([d for d in x.shape if not is_one(d)]):
+        if x.kind == "affine" and len([d for d in shape if not is_one(d)]) == len(
+            [d for d in x.shape if not is_one(d)]
+        ):
             return self._affine_reshaped(x, shape)
         return self.op("reshape", (x,), (), shape, x.dtype)
 
@@ -211,7 +215,7 @@ class Rules(Pool):
             if product([x.shape[a] for a in run], self.traces) != dim:
                 return None
             runs.append([perm[a] for a in run])
-        if axis != x.ndim or any(run != list(range(run[0], run[0] + len(run))) for run in runs):
+        if axis != x.ndim or not all(runs) or any(run != list(range(run[0], run[0] + len(run))) for run in runs):
             return None
         order = sorted(range(len(runs)), key=lambda place: runs[place][0])
         merged = tuple(shape[place] for place in order)

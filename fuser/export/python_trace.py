@@ -143,9 +143,7 @@ def symbolic(infos: Sequence[ValueInfo], arrays: Mapping[str, mx.array]) -> dict
     shapes: dict[str, tuple[str | int, ...]] = {}
     for info in infos:
         declared = info.shape if info.shape is not None else (None,) * arrays[info.name].ndim
-        shapes[info.name] = tuple(
-            f"{info.name}_dim{axis}" if dim is None else dim for axis, dim in enumerate(declared)
-        )
+        shapes[info.name] = tuple(f"{info.name}_dim{axis}" if dim is None else dim for axis, dim in enumerate(declared))
     return shapes
 
 
@@ -168,7 +166,7 @@ def _total(symbol: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
     past = [name for name in sizes if "past" in name.lower() and "+" not in name]
     new = [name for name in sizes if name not in past and any(word in name.lower() for word in ("seq", "len", "tok"))]
     new = [name for name in new if "total" not in name.lower()]
-    return (past[0], new[0]) if past and new else ()
+    return (past[0], *new[:1]) if past else ()
 
 
 def _choices(symbols: Mapping[str, int], dynamic: Sequence[str], count: int) -> list[dict[str, int]]:

@@ -14,7 +14,7 @@ from fuser.ir.graph import Node, Value
 from fuser.patterns import masks
 from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.patterns.axes import after as forwards
-from fuser.patterns.cursor import PRODUCTS, Cursor, Mask, Miss, Program, Term, is_float, seen_through
+from fuser.patterns.cursor import PRODUCTS, Cap, Cursor, Mask, Miss, Program, Term, is_float, seen_through
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
 from fuser.patterns.scores import Product, Scores, scores
@@ -72,12 +72,15 @@ class Attention:
     """The type in which the kernel is called."""
     steps: tuple[Mask, ...] = ()
     """The masks one by one as the program applies them, outermost first; `mask` is what they mean together."""
+    cap: Cap | None = None
+    """The scores are capped by tanh before they are masked."""
 
     @property
     def scale(self) -> float | None:
         """The scale, when it is one number."""
         traced = any(product.scale.factors or product.scale.divisors for product in self.products)
-        return None if traced else self.products[0].scale.number
+        number = self.products[0].scale.number * (self.cap.number if self.cap else 1.0)
+        return None if traced else number
 
     @property
     def depth(self) -> int:
@@ -136,7 +139,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)
     steps = tuple(masks.paired(program, before.masks))
-    return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype, steps)
+    return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype, steps, before.cap)
 
 
 def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:

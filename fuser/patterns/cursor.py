@@ -100,6 +100,16 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """The scores before the masks are `number * tanh(scores / number)`: a softcap."""
+
+    number: float
+    at: Node
+    masks: int
+    """How many masks were met before it (outside of it)."""
+
+
+@dataclass(frozen=True)
 class Sink:
     """A logit without a value that joins the softmax: one for each head."""
 
@@ -121,6 +131,7 @@ class Cursor:
     scale: Scale = field(default_factory=Scale)
     masks: tuple[Mask, ...] = ()
     sink: Sink | None = None
+    cap: Cap | None = None
     depth: int = 0
 
     @property

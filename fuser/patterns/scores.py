@@ -16,6 +16,7 @@ from fuser.patterns.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.patterns.cursor import (
     IDENTITIES,
     VANISHES,
+    Cap,
     Cursor,
     Mask,
     Miss,
@@ -50,6 +51,7 @@ class Scores:
     keys: Dim
     sink: Sink | None
     depth: int
+    cap: Cap | None = None
 
 
 Peeler = Callable[[Cursor], Iterable[Cursor]]
@@ -222,13 +224,30 @@ def of_scores(cursor: Cursor, shift: Value, scores: Value) -> bool:
     return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
 
 
+@peels("Tanh")
+def softcap(cursor: Cursor) -> Iterable[Cursor]:
+    """`c * tanh(scores / c)`, to be masked after: what our own kernel can do, where there is one."""
+    scale = cursor.scale
+    if cursor.cap or scale.factors or scale.divisors or not 0 < scale.number < math.inf:
+        raise cursor.miss(WHY["Tanh"])
+    cap = Cap(scale.number, cursor.value.node, len(cursor.masks))
+    yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap)
+
+
 @peels("Concatenate")
 def sink(cursor: Cursor) -> Iterable[Cursor]:
     """One more column of logits, to which no value belongs: a sink, as gpt-oss has."""
     operands, (axis,) = cursor.operands(), cursor.value.node.arguments
     keys = axes_of([cursor.keys])
     columns = [operand.shape[axis] for operand in operands]
-    if resolve(cursor.dims)[axis] != keys or len(operands) != 2 or 1 not in columns or cursor.masks or cursor.sink:
+    if (
+        resolve(cursor.dims)[axis] != keys
+        or len(operands) != 2
+        or 1 not in columns
+        or cursor.masks
+        or cursor.sink
+        or cursor.cap
+    ):
         raise cursor.miss("the scores are concatenated with something else before the softmax")
     for first in (False, True):
         value, other = operands[::-1] if first else operands
@@ -298,8 +317,10 @@ def product(cursor: Cursor) -> Scores:
         )
     scale = scale.times(first.number * second.number)
     rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
+    if cursor.cap and len(masks) != cursor.cap.masks:
+        raise Miss("the scores are capped by tanh (softcap) after something was added to them", cursor.cap.at)
     found = Product(first, second, tuple(axes_of([depth])), scale, rows, cursor.value)
-    return Scores((found,), masks, cursor.keys, cursor.sink, cursor.depth)
+    return Scores((found,), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap)
 
 
 def _summed(cursor: Cursor) -> tuple[Value, Value, tuple[Dim, ...], tuple[Dim, ...], Dim, Dim]:

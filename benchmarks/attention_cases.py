@@ -1,0 +1,116 @@
+"""The attentions that the benchmarks measure: as people write them, and as they would call the kernel by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention: sizes, type, mask."""
+
+    name: str
+    batch: int
+    heads: int
+    shared: int
+    queries: int
+    keys: int
+    depth: int
+    dtype: mx.Dtype = mx.float16
+    causal: bool = False
+    softcap: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """One over the square root of the head size."""
+        return 1 / math.sqrt(self.depth)
+
+    @property
+    def flops(self) -> float:
+        """What both products cost, without what a causal mask spares."""
+        return 4.0 * self.batch * self.heads * self.queries * self.keys * self.depth
+
+    def arrays(self) -> list[mx.array]:
+        """Queries, keys, values and, for a causal case, the mask that its model would make."""
+        rng = np.random.default_rng(0)
+        shapes = (
+            (self.batch, self.heads, self.queries, self.depth),
+            (self.batch, self.shared, self.keys, self.depth),
+            (self.batch, self.shared, self.keys, self.depth),
+        )
+        made = [mx.array(rng.standard_normal(shape, np.float32)).astype(self.dtype) for shape in shapes]
+        mx.eval(made)
+        return made
+
+    def naive(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Attention as it is written out."""
+        groups = self.heads // self.shared
+        if groups > 1:
+            k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)
+        scores = (q @ k.swapaxes(-1, -2)) * self.scale
+        if self.softcap:
+            scores = mx.tanh(scores / self.softcap) * self.softcap
+        if self.causal:
+            rows, columns = self.queries, self.keys
+            keep = mx.arange(columns)[None] <= mx.arange(rows)[:, None] + (columns - rows)
+            scores = mx.where(keep, scores, mx.array(-math.inf, scores.dtype))
+        return mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype) @ v
+
+    def by_hand(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """The call of the kernel that an expert writes."""
+        mask = "causal" if self.causal else None
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+
+
+HALF, BRAIN = mx.float16, mx.bfloat16
+CASES = (
+    Case("BERT 32x12x512x64", 32, 12, 12, 512, 512, 64),
+    Case("SigLIP 8x16x729x72", 8, 16, 16, 729, 729, 72),
+    Case("Llama prefill 4096, 32/8, D 128", 1, 32, 8, 4096, 4096, 128, BRAIN, True),
+    Case("Llama prefill 8192, 32/8, D 128", 1, 32, 8, 8192, 8192, 128, BRAIN, True),
+    Case("decode, batch 16, cache 8192, 32/8", 16, 32, 8, 1, 8192, 128, BRAIN),
+    Case("SD UNet 2x8x4096x40", 2, 8, 8, 4096, 4096, 40),
+    Case("Flux 1x24x4608x128", 1, 24, 24, 4608, 4608, 128, BRAIN),
+    Case("fp32 4x12x512x64", 4, 12, 12, 512, 512, 64, mx.float32),
+    Case("D 256, 2x8x2048", 2, 8, 8, 2048, 2048, 256),
+    Case("Gemma 2 4096, 8/4, D 256, softcap 50", 1, 8, 4, 4096, 4096, 256, BRAIN, True, 50.0),
+    Case("softcap, 8/4, D 128, 4096", 1, 8, 4, 4096, 4096, 128, BRAIN, True, 50.0),
+)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one way of computing took: the median in milliseconds, and bytes at the peak."""
+
+    milliseconds: float
+    peak: int
+    error: float
+
+
+def timed(run: Callable[[], mx.array], seconds: float = 1.0, most: int = 50) -> tuple[float, int]:
+    """The median time of a call in milliseconds, and the memory at the peak over what was held before."""
+    for _ in range(2):
+        mx.eval(run())
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 5 or (len(times) < most and time.perf_counter() - start < seconds):
+        before = time.perf_counter()
+        mx.eval(run())
+        times.append(time.perf_counter() - before)
+    return statistics.median(times) * 1e3, mx.get_peak_memory() - held
+
+
+def difference(found: Any, wanted: Any) -> float:
+    """The largest difference, relative to the largest value."""
+    left, right = (np.array(each.astype(mx.float32)) for each in (found, wanted))
+    return float(np.abs(left - right).max() / np.abs(right).max())

@@ -1,0 +1,111 @@
+"""One attention in five ways on a CUDA GPU: naive, compiled, optimized, called by hand, torch's.
+
+    python benchmarks/attention_cuda.py [--seconds 240]
+
+One process, medians, peak memory; the cases are those of `attention_cases.py`. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+import fuser
+from benchmarks.attention_cases import CASES, Case, difference, timed
+
+try:
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+
+
+def by_torch(case: Case) -> tuple[float, float]:
+    """Milliseconds of torch's fused attention, and of `torch.compile` over the naive spelling (nan: not run)."""
+    if torch is None or not torch.cuda.is_available():
+        return math.nan, math.nan
+    dtype = {mx.float16: torch.float16, mx.bfloat16: torch.bfloat16, mx.float32: torch.float32}[case.dtype]
+    q, k, v = (
+        torch.randn(case.batch, heads, length, case.depth, device="cuda", dtype=dtype)
+        for heads, length in ((case.heads, case.queries), (case.shared, case.keys), (case.shared, case.keys))
+    )
+    grouped = case.heads != case.shared
+
+    def fused() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=case.causal, scale=case.scale, enable_gqa=grouped
+        )
+
+    def naive(q: Any, k: Any, v: Any) -> Any:
+        if grouped:
+            k, v = (each.repeat_interleave(case.heads // case.shared, 1) for each in (k, v))
+        scores = q @ k.transpose(-1, -2) * case.scale
+        if case.softcap:
+            scores = torch.tanh(scores / case.softcap) * case.softcap
+        if case.causal:
+            keep = torch.ones(case.queries, case.keys, device="cuda", dtype=torch.bool).tril()
+            scores = scores.masked_fill(~keep, -math.inf)
+        return torch.softmax(scores.float(), -1).to(q.dtype) @ v
+
+    found = [math.nan if case.softcap else clock(fused)]
+    try:
+        compiled = torch.compile(naive)
+        found.append(clock(lambda: compiled(q, k, v)))
+    except Exception:  # no C++ compiler, or no Triton
+        found.append(math.nan)
+    torch.cuda.empty_cache()
+    return found[0], found[1]
+
+
+def clock(run: Callable[[], Any]) -> float:
+    """The median time of a call of torch's, in milliseconds."""
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(20):
+        before = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - before)
+    return statistics.median(times) * 1e3
+
+
+def main() -> None:
+    """Measure all cases for which there is time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=240)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    print(f"{mx.device_info().get('device_name', 'GPU')}, torch {torch.__version__ if torch else 'none'}")
+    print("| case | naive | mx.compile | ours | by hand | torch sdpa | torch.compile(naive) | peak | kernel | error |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        if time.perf_counter() - start > options.seconds:
+            print(f"({case.name}: no time left)")
+            continue
+        arrays = case.arrays()
+        fast, compiled = fuser.optimize(case.naive), mx.compile(case.naive)
+        naive, most = timed(lambda case=case, arrays=arrays: case.naive(*arrays))
+        ways = [timed(lambda arrays=arrays, run=run: run(*arrays)) for run in (compiled, fast)]
+        hand = math.nan if case.softcap else timed(lambda case=case, arrays=arrays: case.by_hand(*arrays))[0]
+        error = difference(fast(*arrays), case.naive(*arrays))
+        (region,) = fast.report.regions
+        del arrays
+        mx.clear_cache()
+        sdpa, inductor = by_torch(case)
+        cells = [naive, ways[0][0], ways[1][0], hand, sdpa, inductor]
+        numbers = " | ".join("" if math.isnan(cell) else f"{cell:.3f}" for cell in cells)
+        memory = f"{most / 1e9:.2f} -> {ways[1][1] / 1e9:.2f} GB"
+        kernel = region.kernel if region.verdict == "fused" else region.reason
+        mask = f"{region.mask}; {kernel}"
+        print(f"| {case.name} | {numbers} | {memory} | {mask} | {error:.1e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

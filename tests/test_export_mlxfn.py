@@ -1,0 +1,161 @@
+"""Exported MLX functions: what comes back from the file gives the program's answers, in Python and in C++."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+import fuser
+from fuser.errors import InvalidInputError, TraceError
+from fuser.export.files import OutputError
+from fuser.export.mlxfn import MlxfnExporter, export_mlxfn
+from tests.conftest import ROOT, read_export
+
+Q = mx.random.normal((2, 4, 6, 8), key=mx.random.key(0))
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float = 0.5) -> mx.array:
+    return mx.softmax(q @ k.swapaxes(-1, -2) * scale, axis=-1) @ v
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        q, k, v = (f(x).reshape(*x.shape[:2], 2, 8).swapaxes(1, 2) for f in (self.q, self.k, self.v))
+        return attention(q, k, v).swapaxes(1, 2).reshape(x.shape)
+
+
+def close(left: mx.array, right: mx.array) -> bool:
+    return bool(mx.allclose(left, right, atol=1e-5).item())
+
+
+def test_a_function(tmp_path: Path) -> None:
+    path = tmp_path / "f.mlxfn"
+    report = export_mlxfn(attention, path, Q, Q, Q, scale=0.25)
+    assert report.counts["fused"] == 1
+    assert close(mx.import_function(str(path))(Q, Q, Q)[0], attention(Q, Q, Q, 0.25))
+
+
+def test_a_module_takes_its_weights_along(tmp_path: Path) -> None:
+    block, x = Block(), mx.random.normal((2, 5, 16))
+    want = block(x)
+    assert export_mlxfn(block, tmp_path / "f.mlxfn", x).counts["fused"] == 1
+    block.q.weight = mx.zeros((16, 16))
+    assert close(mx.import_function(str(tmp_path / "f.mlxfn"))(x)[0], want)
+
+
+def test_keywords_and_trees(tmp_path: Path) -> None:
+    def program(q: mx.array, *, cache: dict[str, mx.array]) -> dict[str, mx.array]:
+        return {"out": attention(q, cache["k"], cache["v"]), "k": cache["k"] + 1}
+
+    cache = {"k": Q, "v": Q * 2}
+    export_mlxfn(program, tmp_path / "f.mlxfn", Q, cache=cache)
+    loaded, metadata = mx.import_function(str(tmp_path / "f.mlxfn"), return_metadata=True)
+    about = json.loads(metadata)
+    assert (about["positional"], about["keywords"], about["outputs"]) == (1, ["cache.k", "cache.v"], ["out", "k"])
+    out, k = loaded(Q, **{"cache.k": Q, "cache.v": Q * 2})
+    want = program(Q, cache=cache)
+    assert close(out, want["out"]) and close(k, want["k"])
+
+
+def test_several_signatures_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.mlxfn"
+    with MlxfnExporter(attention, path) as export:
+        for length in (1, 6):
+            export(Q[:, :, :length], Q, Q)
+        with pytest.raises(InvalidInputError, match="already"):
+            export(Q, Q, Q)
+        assert not path.exists()
+    assert [report.counts["fused"] for report in export.reports] == [1, 1]
+    loaded = mx.import_function(str(path))
+    for length in (1, 6):
+        assert close(loaded(Q[:, :, :length], Q, Q)[0], attention(Q[:, :, :length], Q, Q))
+
+
+def test_an_onnx_model(tmp_path: Path, llama: Path) -> None:
+    model, path = fuser.load_onnx(llama), tmp_path / "llama.mlxfn"
+    sets = read_export(llama.parent).sets
+    with MlxfnExporter(model, path) as export:
+        for inputs, _ in sets:
+            export(**inputs)
+    loaded, metadata = mx.import_function(str(path), return_metadata=True)
+    names = json.loads(metadata)["outputs"]
+    for inputs, expected in sets:
+        results = loaded(**{name: mx.array(array) for name, array in inputs.items()})
+        for name, array in zip(names, results, strict=True):
+            np.testing.assert_allclose(np.asarray(array), expected[name], atol=1e-4)
+
+
+def test_the_attentions_are_there_still(tmp_path: Path) -> None:
+    export_mlxfn(attention, tmp_path / "f.mlxfn", Q, Q, Q)
+    loaded = mx.import_function(str(tmp_path / "f.mlxfn"))
+    mx.eval(loaded(Q, Q, Q))  # its constants are read from the file when they are first used
+    counts = fuser.explain(loaded, Q, Q, Q).counts
+    # on a CPU, MLX exports what the kernel is made of there
+    assert counts["fused" if mx.default_device() == mx.Device(mx.cpu) else "already fused"] == 1
+    assert sum(counts.values()) == 1
+
+
+def test_an_exported_function_has_no_state(tmp_path: Path) -> None:
+    def cached(x: mx.array, cache: list[mx.array]) -> mx.array:
+        cache[0] = cache[0] + x
+        return cache[0]
+
+    def random(x: mx.array) -> mx.array:
+        return x + mx.random.normal(x.shape)
+
+    with pytest.raises(TraceError, match="in place"):
+        export_mlxfn(cached, tmp_path / "f.mlxfn", Q, [Q])
+    with pytest.raises(TraceError, match="random"):
+        export_mlxfn(random, tmp_path / "f.mlxfn", Q)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "f.mlxfn"
+    path.write_bytes(b"old")
+
+    def broken(x: mx.array) -> mx.array:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError):
+        export_mlxfn(broken, path, Q)
+    with pytest.raises(OutputError, match="there already"), MlxfnExporter(attention, path, force=False) as export:
+        export(Q, Q, Q)
+    assert path.read_bytes() == b"old"
+    export_mlxfn(attention, path, Q, Q, Q)
+    assert path.read_bytes() != b"old" and [each.name for each in tmp_path.iterdir()] == ["f.mlxfn"]
+    with pytest.raises(InvalidInputError, match="no signature"):
+        MlxfnExporter(attention, path).write()
+
+
+def test_the_cpp_of_the_docs_runs(tmp_path: Path) -> None:
+    package: Any = __import__("mlx.core").__path__[0]
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or not (Path(package) / "include" / "mlx" / "mlx.h").exists():
+        pytest.skip("no C++ compiler, or a wheel of MLX without headers")
+    source = re.search(r"```cpp\n(.*?)```", (ROOT / "docs" / "convert.md").read_text(), re.DOTALL)
+    assert source is not None
+    (tmp_path / "run.cpp").write_text(source[1])
+    export_mlxfn(attention, tmp_path / "attention.mlxfn", *[mx.zeros((1, 2, 4, 8))] * 3)
+    library = f"{package}/lib"
+    command = [compiler, "-std=c++20", "run.cpp", f"-I{package}/include", f"-L{library}", "-lmlx", "-o", "run"]
+    built = subprocess.run(
+        [*command, f"-Wl,-rpath,{library}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run(["./run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    x = (mx.arange(64, dtype=mx.float32) / 64).reshape(1, 2, 4, 8)
+    assert float(done.stdout) == pytest.approx(attention(x, x, x).sum().item(), rel=1e-4)
