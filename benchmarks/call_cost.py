@@ -43,9 +43,7 @@ class Layer(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         batch, length, size = x.shape
         h = self.norm(x)
-        q, k, v = (
-            p(h).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for p in (self.q, self.k, self.v)
-        )
+        q, k, v = (p(h).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for p in (self.q, self.k, self.v))
         weights = mx.softmax(q @ k.swapaxes(-1, -2) * (size // self.heads) ** -0.5, axis=-1)
         x = x + self.o((weights @ v).transpose(0, 2, 1, 3).reshape(batch, length, size))
         return x + self.down(nn.gelu(self.up(self.second(x))))
@@ -89,7 +87,9 @@ def programs() -> Iterator[Program]:
         yield Program(f"{layers} layers, weights as inputs", model, (tokens,), state)
 
 
-def median(function: Callable[..., Any], other: Callable[..., Any], args: Any, rounds: int, wait: bool) -> tuple[float, float]:
+def median(
+    function: Callable[..., Any], other: Callable[..., Any], args: Any, rounds: int, wait: bool
+) -> tuple[float, float]:
     """Medians in microseconds of calls that take turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(2 * rounds):

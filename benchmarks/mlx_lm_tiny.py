@@ -55,7 +55,9 @@ NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("state_size", "mamba_d_state", "ssm_state_size", "time_step_rank"), 16),
     **dict.fromkeys(("n_groups", "mamba_n_groups", "n_shared_head", "decoder_sparse_step", "index_n_heads"), 1),
     **dict.fromkeys(("a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim", "decay_low_rank_dim"), 8),
-    **dict.fromkeys(("layer_group_size", "group_norm_size", "moe_layer_freq", "index_topk", "full_attention_interval"), 2),
+    **dict.fromkeys(
+        ("layer_group_size", "group_norm_size", "moe_layer_freq", "index_topk", "full_attention_interval"), 2
+    ),
     **dict.fromkeys(("ssm_intermediate_size", "mamba_d_ssm", "hidden_size_per_layer_input", "mamba_expand"), 2),
     **dict.fromkeys(("norm_topk_prob", "tie_word_embeddings", "use_conv_bias", "conv_bias"), True),
     "topk_method": "noaux_tc",
@@ -70,13 +72,23 @@ NUMBERS: dict[str, Any] = {
 # where the names do not say it
 MIXED = ["sliding_attention", "full_attention"]
 KDA = {
-    **{"kda_layers": [1], "full_attn_layers": [2], "num_heads": 4, "head_dim": 16},
-    **{"short_conv_kernel_size": 4, "gate_lower_bound": -5.0},
+    "kda_layers": [1],
+    "full_attn_layers": [2],
+    "num_heads": 4,
+    "head_dim": 16,
+    "short_conv_kernel_size": 4,
+    "gate_lower_bound": -5.0,
 }
 YARN = {
-    **{"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64, "rope_theta": 10000.0},
-    **{"type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "llama_4_scaling_beta": 0.1,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "type": "yarn",
+    "factor": 2.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
 }
+LONGCAT = {"mla_scale_q_lora": True, "mla_scale_kv_lora": True}
 MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"layer_types": MIXED},
     "cohere2": {"sliding_window_pattern": 2},
@@ -84,7 +96,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
     },
-    "deepseek_v2": {"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale_all_dim": 1, "mscale": 1}, "topk_method": "gready"},
+    "deepseek_v2": {
+        "rope_scaling": {"type": "yarn", "factor": 2.0, "mscale_all_dim": 1, "mscale": 1},
+        "topk_method": "gready",
+    },
     "exaone4": {"sliding_window_pattern": "LG", "rope_scaling": None},
     "exaone_moe": {"layer_types": MIXED, "is_moe_layer": [False, True]},
     "falcon_h1": {"mamba_d_ssm": 128},
@@ -92,10 +107,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"sliding_window_pattern": 2},
     "gemma3n": {
         "text_config": {
-            **{"layer_types": MIXED * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "laurel_rank": 8},
-            **{"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [96] * 4},
-            **{"altup_num_inputs": 2, "altup_coef_clip": 120.0, "hidden_size_per_layer_input": 16},
-            **{"final_logit_softcapping": 30.0, "rope_local_base_freq": 10000.0, "altup_active_idx": 0},
+            "layer_types": MIXED * 2,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+            "intermediate_size": [96] * 4,
+            "altup_num_inputs": 2,
+            "altup_coef_clip": 120.0,
+            "hidden_size_per_layer_input": 16,
+            "final_logit_softcapping": 30.0,
+            "rope_local_base_freq": 10000.0,
+            "altup_active_idx": 0,
         }
     },
     "glm_moe_dsa": {"rope_parameters": {"rope_theta": 10000.0}},
@@ -104,16 +127,28 @@ MODELS: dict[str, dict[str, Any]] = {
     "kimi_k3": {"text_config": {"linear_attn_config": KDA}, "linear_attn_config": KDA},
     "kimi_linear": {"linear_attn_config": KDA},
     "baichuan_m1": {"conv_window": 2, "sliding_window_layers": [1], "tie_word_embeddings": False},
-    **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention"]}),
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm2-vl": {"text_config": {"layer_types": ["conv", "full_attention"]}},
-    "llama4": {"text_config": {"rope_scaling": None, "interleave_moe_layer_step": 2, "num_experts_per_tok": 1}},
+    "llama4": {
+        "text_config": {
+            "rope_scaling": None,
+            "interleave_moe_layer_step": 2,
+            "num_experts_per_tok": 1,
+            "num_hidden_layers": 4,
+        }
+    },
     "llama4_text": {"no_rope_layers": [1, 0]},
-    **dict.fromkeys(("longcat_flash", "longcat_flash_ngram"), {"mla_scale_q_lora": True, "mla_scale_kv_lora": True}),
-    "mellum": {"layer_types": MIXED, "rope_parameters": dict.fromkeys(MIXED, {"rope_theta": 10000.0})},
+    "longcat_flash": LONGCAT,
+    "longcat_flash_ngram": LONGCAT,
+    "mellum": {"layer_types": MIXED, "rope_parameters": {kind: {"rope_theta": 10000.0} for kind in MIXED}},
     "mimo_v2_flash": {"moe_layer_freq": [0, 1], "hybrid_layer_pattern": [1, 0]},
-    "minicpm3": {"rope_scaling": {"original_max_position_embeddings": 256, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}},
+    "minicpm3": {
+        "rope_scaling": {"original_max_position_embeddings": 256, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}
+    },
     "minimax_m3_vl": {"text_config": {"moe_layer_freq": [0, 1]}, "moe_layer_freq": [0, 1]},
-    **dict.fromkeys(("ministral3", "mistral4"), {"rope_parameters": YARN}),
+    "ministral3": {"rope_parameters": YARN},
+    "mistral4": {"rope_parameters": YARN},
     "mistral3": {"text_config": {"rope_parameters": YARN}},
     "nemotron-nas": {
         "block_configs": [
@@ -123,12 +158,24 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "nemotron_h": {"hybrid_override_pattern": ["M", "*", "E"]},
     "olmo3": {"layer_types": MIXED},
-    "openelm": {"num_query_heads": [4, 4], "num_kv_heads": [2, 2], "ffn_multipliers": [1.0, 2.0], "ffn_dim_divisor": 16},
-    "qwen3_5_moe": {
-        "text_config": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "num_experts_per_tok": 2}
+    "openelm": {
+        "num_query_heads": [4, 4],
+        "num_kv_heads": [2, 2],
+        "ffn_multipliers": [1.0, 2.0],
+        "ffn_dim_divisor": 16,
     },
+    "qwen3_5_moe": {
+        "text_config": {
+            "num_experts": 4,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "num_experts_per_tok": 2,
+        }
+    },
+    # it asks for tokens that a small vocabulary does not have, which MLX does not check
+    "phi3small": {"vocab_size": 100_352},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "spark2_5": {"layer_types": MIXED, "rope_parameters": dict.fromkeys(MIXED, {"rope_theta": 10000.0})},
+    "spark2_5": {"layer_types": MIXED, "rope_parameters": {kind: {"rope_theta": 10000.0} for kind in MIXED}},
 }
 
 
@@ -144,16 +191,29 @@ def arguments(name: str) -> dict[str, Any]:
     config = _arguments(module.ModelArgs, name)
     if "text_config" in config:
         # whichever other configuration the module knows
-        kinds = [each.ModelArgs for each in vars(module).values() if isinstance(each, types.ModuleType) and hasattr(each, "ModelArgs")]
+        kinds = [
+            each.ModelArgs
+            for each in vars(module).values()
+            if isinstance(each, types.ModuleType) and hasattr(each, "ModelArgs")
+        ]
         kinds += [each for each in vars(module).values() if _is_other(each, module.ModelArgs)]
-        config["text_config"] = _arguments(kinds[0], kinds[0].__module__.rpartition(".")[2]) if kinds else {}
+        if kinds:
+            config["text_config"] = _arguments(kinds[0], kinds[0].__module__.rpartition(".")[2])
+        else:
+            # the model is another's, with other weights
+            config["text_config"] = arguments(module.Model.__mro__[1].__module__.rpartition(".")[2])["text_config"]
     for key, value in MODELS.get(name, {}).items():
         config[key] = {**config[key], **value} if key == "text_config" else value
     return config
 
 
 def _is_other(value: Any, known: type) -> bool:
-    return dataclasses.is_dataclass(value) and value is not known and hasattr(value, "from_dict") and "Base" not in value.__name__
+    return (
+        dataclasses.is_dataclass(value)
+        and value is not known
+        and hasattr(value, "from_dict")
+        and "Base" not in value.__name__
+    )
 
 
 def _arguments(kind: Any, name: str) -> dict[str, Any]:
@@ -163,7 +223,11 @@ def _arguments(kind: Any, name: str) -> dict[str, Any]:
             config[field.name] = {}
         elif field.name in NUMBERS:
             config[field.name] = NUMBERS[field.name]
-        elif field.name not in config and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif (
+            field.name not in config
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
             text = str(field.type)
             config[field.name] = False if "bool" in text else [] if "ist" in text else {} if "ict" in text else 1
     return {**config, **MODELS.get(name, {})}

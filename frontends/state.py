@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from operator import is_
+from operator import eq, is_
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -59,6 +59,7 @@ class Held:
         self.signature = Signature(spec, self._types)
         self._dictionaries = [store for store in self.stores if isinstance(store, dict)]
         self._others = [store for store in self.stores if not isinstance(store, dict)]
+        self._sets, self._members = walk.sets, [frozenset(each) for each in walk.sets]
         self._values = self._look()
         places: dict[int, int] = {id(value): place for place, value in enumerate(self._values)}
         self._simple = all(not slot.path for slot in self.slots) and len(set(map(id, self.arrays))) == len(self.arrays)
@@ -73,7 +74,7 @@ class Held:
     def still(self) -> bool:
         """Whether all is as it was, but for the values of arrays; those are looked up again."""
         values, before = self._look(), self._values
-        if len(values) != len(before):
+        if len(values) != len(before) or not all(map(eq, self._sets, self._members)):
             return False
         if all(map(is_, values, before)):
             return True

@@ -97,6 +97,8 @@ class Walk:
         """The containers, in the order in which they were met, after those that are `known` by id."""
         self.stores: list[Any] = []
         """What of them can be filled: dictionaries, lists, and dictionaries of attributes."""
+        self.sets: list[set[Any]] = []
+        """The sets, which are static, and may be changed in place."""
         self.index: dict[int, int] = dict(known or {})
         self._lenient = lenient
 
@@ -145,16 +147,21 @@ class Walk:
         attributes: dict[str, Any] = getattr(tree, "__dict__", {})
         if attributes and not isinstance(tree, list | Variables):
             self.stores.append(attributes)
-            keys += tuple(map(Attribute, attributes))
-            items += [(attributes, name, child) for name, child in attributes.items()]
+            # an optimized method that its object keeps is none of the program's affairs
+            named = {name: child for name, child in attributes.items() if not is_ours(type(child))}
+            keys += tuple(map(Attribute, named))
+            items += [(attributes, name, child) for name, child in named.items()]
         return Spec(kind, keys, tuple([self.walk(child, store, key) for store, key, child in items]))
 
     def _leaf(self, tree: Any, kind: type) -> Spec:
         if isinstance(tree, set):
+            self.sets.append(tree)
             return Spec(STATIC, (kind, "", frozenset(tree)))
+        if hasattr(tree, "__next__"):
+            raise TraceError(f"an iterator ({kind.__name__}) gives something else each time")
         if self._lenient:
             return Spec(STATIC, (kind, "", ByIdentity(tree)))
-        if hasattr(tree, "__next__") or not all(type(each) in _ATOMS for each in _slotted(tree)):
+        if not all(type(each) in _ATOMS for each in _slotted(tree)):
             raise TraceError(f"an argument or result of type {kind.__name__} cannot be looked into")
         if isinstance(tree, _FUNCTIONS) and _captures(tree):
             raise TraceError(f"an argument or result is a function that holds arrays or objects: {tree!r}")

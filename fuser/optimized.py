@@ -16,7 +16,6 @@ from fuser.frontends.captures import captures
 from fuser.frontends.state import Held, types_of
 from fuser.frontends.trees import Slot
 from fuser.fusion import fuse_given
-from fuser.ir.graph import Graph, Value
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
 from fuser.optimized_replay import Replay, address
 from fuser.optimized_turns import Busy, turns
@@ -42,15 +41,16 @@ class Entry:
     report: Report
     replay: Replay | None = None
     """None: the original program runs."""
-    watched: tuple[tuple[Slot, mx.array, int], ...] = ()
-    """State whose value was relied on (a mask in a module): it must be the same array still."""
+    watched: tuple[tuple[Slot, mx.array, mx.array], ...] = ()
+    """State whose value was relied on (a mask in a module): it must be the same array still, in the memory that a
+    handle of our own keeps from being used again."""
     kept: bool = True
     """Whether it stands for the next call, too."""
 
     @property
     def holds(self) -> bool:
         """Whether what was relied on is still so."""
-        return all(slot.array is array and address(array) == where for slot, array, where in self.watched)
+        return all(slot.array is array and address(array) == address(handle) for slot, array, handle in self.watched)
 
 
 class Optimized(Generic[P, R]):
@@ -85,6 +85,9 @@ class Optimized(Generic[P, R]):
         """A decorated method is optimized for each object on its own."""
         if instance is None:
             return self
+        known = getattr(instance, "__dict__", {}).get(self.__name__)
+        if isinstance(known, Optimized) and getattr(known.original, "__func__", None) is self._fn:
+            return known
         bound: Optimized[..., Any] = Optimized(self._fn.__get__(instance, owner), *self._given, fuse=self._fuse)
         if self.__name__ and hasattr(instance, "__dict__"):
             object.__setattr__(instance, self.__name__, bound)
@@ -177,13 +180,9 @@ class Optimized(Generic[P, R]):
             return Entry(report, Replay(traced, traced.graph, compiled=False))
         given = given_state(traced)
         values = {node: slot.array for node, slot in given.items()}
-        stops = any(node.op == "StopGradient" for node in traced.graph.nodes)
-        unfused = traced.graph.copy() if stops else None
         fused = fuse_given(traced.graph, values, name_of(self._fn), ours=True)
-        if unfused is not None and _gradients_flow(unfused, fused.graph):
-            fused = replace(fused, graph=unfused, report=_refused(fused.report))
         replay = Replay(traced, fused.graph, compiled=True)
-        watched = tuple((given[node], given[node].array, address(given[node].array)) for node in fused.relied)
+        watched = tuple((given[node], given[node].array, given[node].array[...]) for node in fused.relied)
         report = replace(fused.report, seconds={"trace": traced.seconds, **fused.report.seconds})
         for region in report.regions:
             log.info("%s", region)
@@ -202,20 +201,6 @@ class Optimized(Generic[P, R]):
             result = self._fn(*args, **kwargs)
         self._last = entry
         return result
-
-
-def _gradients_flow(before: Graph, after: Graph) -> bool:
-    """Whether some `mx.stop_gradient` of a program no longer stands before all that it stood before."""
-    stops = [node for node in before.nodes if node.op == "StopGradient"]
-    return any(node not in after or before.users(Value(node)) != after.users(Value(node)) for node in stops)
-
-
-def _refused(report: Report) -> Report:
-    reason = "a gradient is stopped inside of an attention of the program: mx.stop_gradient"
-    regions = [
-        replace(each, verdict="refused", reason=reason) if each.reason is None else each for each in report.regions
-    ]
-    return replace(report, regions=tuple(regions))
 
 
 def _plain(tree: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from fuser.errors import TraceError
 from fuser.frontends.captures import captures, modules_in, modules_of
@@ -111,6 +112,10 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
     with turns.tracing():
         traced = trace(program, arrays, names, modules)
     _refuse_aliases(arrays, traced.mutated)
+    # what a module holds can be trained: it is seen at every call, and not read as a number
+    trained = {id(array) for module in modules for _, array in tree_flatten(module.parameters())}
+    inputs = zip(traced.graph.inputs, arrays, strict=False)
+    traced.graph.state = frozenset(node for node, array in inputs if id(array) in trained)
     places: list[Slot | RandomSlot] = [*held.slots, *([RandomSlot(random_state)] if traced.draws else [])]
     counts = (seen["count"], len(traced.graph.outputs) - seen["count"] - len(traced.mutated) - traced.draws)
     seconds = time.perf_counter() - start

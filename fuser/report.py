@@ -6,10 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fuser.ir.graph import Node, Value
 from fuser.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Verdict = Literal["fused", "already fused", "refused", "not attention"]
 VERDICTS: tuple[Verdict, ...] = ("fused", "already fused", "refused", "not attention")
@@ -121,3 +124,15 @@ class Report:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items() if count)
         head = f"{self.program or 'program'}: {counts or 'no softmax'}"
         return "\n".join([head, *(f"  {note}" for note in self.notes), *(f"  {region}" for region in self.regions)])
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        from fuser.report_show import html_of
+
+        return html_of(self)
+
+    def __rich__(self) -> RenderableType:
+        """A table, for `rich.print` and terminals."""
+        from fuser.report_show import rich_of
+
+        return rich_of(self)

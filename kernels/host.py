@@ -1,6 +1,6 @@
 """Our attention kernel on a host's CPU: compiled once by the system's C++ compiler, and called on numpy arrays.
 
-Without a compiler `available()` says so, and nothing here is used.
+Where there is no compiler, or it fails, numpy computes the same in blocks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuser.kernels import blocks
 from fuser.kernels.flash_host import HOST
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
@@ -99,11 +99,6 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def available() -> bool:
-    """Whether the kernel can run here; compiles it if it must."""
-    return library() is not None
-
-
 @functools.cache
 def threads() -> int:
     """The cores that this process may use."""
@@ -134,7 +129,8 @@ def attend(
     """
     compiled = library()
     if compiled is None:
-        raise RuntimeError("there is no C++ compiler here, or it failed")
+        given: dict[str, Any] = {"mask": mask, "sinks": sinks, "slopes": slopes}
+        return blocks.attend(q, k, v, scale=scale, softcap=softcap, ahead=ahead, behind=behind, **given)
     q, k, v = (np.ascontiguousarray(each, np.float32) for each in (q, k, v))
     batch, heads, queries, depth = q.shape
     shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
@@ -183,6 +179,3 @@ def attend(
     alone = batch * heads * queries * keys * (depth + width) < ALONE
     compiled.attend(ctypes.byref(problem), 1 if alone else threads())
     return out
-
-
-Attend = Callable[..., Array]

@@ -45,16 +45,8 @@ def form_of(node: Node, count: int) -> Form:
     return Form(float(scale), bool(causal), count - bool(sinks) > 3, bool(sinks), softcap)
 
 
-def available() -> str | None:
-    """The machine that our kernel runs on here: `cpu`, `cuda` or `metal`; None where there is nothing to compile it."""
-    where = backend()
-    return where if where != "cpu" or host.available() else None
-
-
 def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     """Why our kernel cannot compute a call, or None."""
-    if available() is None:
-        return "there is no C++ compiler for our own"
     if max(depth, width) > flash_gpu.WIDEST:
         return f"our own has no room for head sizes over {flash_gpu.WIDEST}"
     return None if dtype in TYPES else f"our own does not compute in {dtype}"
@@ -69,7 +61,8 @@ def unworthy(products: int) -> str | None:
 
 def name(softcap: float) -> str:
     """What a report calls our kernel."""
-    where = {"cpu": "CPU, ours (compiled C++)", "cuda": "CUDA, ours", "metal": "Metal, ours", None: "ours"}[available()]
+    on_cpu = "CPU, ours (compiled C++)" if host.library() is not None else "CPU, ours (numpy, no C++ compiler found)"
+    where = {"cpu": on_cpu, "cuda": "CUDA, ours", "metal": "Metal, ours"}[backend()]
     return f"{where}, softcap {softcap:g}" if softcap else where
 
 

@@ -37,6 +37,16 @@ class Block(nn.Module):
         return attention(q, k, v).swapaxes(1, 2).reshape(x.shape)
 
 
+def imported(path: Path) -> Any:
+    return mx.import_function(str(path))
+
+
+def about(path: Path) -> Any:
+    """What a file says of itself."""
+    found: Any = mx.import_function(str(path), return_metadata=True)
+    return json.loads(found[1])
+
+
 def close(left: mx.array, right: mx.array) -> bool:
     return bool(mx.allclose(left, right, atol=1e-5).item())
 
@@ -45,7 +55,7 @@ def test_a_function(tmp_path: Path) -> None:
     path = tmp_path / "f.mlxfn"
     report = export_mlxfn(attention, path, Q, Q, Q, scale=0.25)
     assert report.counts["fused"] == 1
-    assert close(mx.import_function(str(path))(Q, Q, Q)[0], attention(Q, Q, Q, 0.25))
+    assert close(imported(path)(Q, Q, Q)[0], attention(Q, Q, Q, 0.25))
 
 
 def test_a_module_takes_its_weights_along(tmp_path: Path) -> None:
@@ -53,7 +63,7 @@ def test_a_module_takes_its_weights_along(tmp_path: Path) -> None:
     want = block(x)
     assert export_mlxfn(block, tmp_path / "f.mlxfn", x).counts["fused"] == 1
     block.q.weight = mx.zeros((16, 16))
-    assert close(mx.import_function(str(tmp_path / "f.mlxfn"))(x)[0], want)
+    assert close(imported(tmp_path / "f.mlxfn")(x)[0], want)
 
 
 def test_keywords_and_trees(tmp_path: Path) -> None:
@@ -62,9 +72,8 @@ def test_keywords_and_trees(tmp_path: Path) -> None:
 
     cache = {"k": Q, "v": Q * 2}
     export_mlxfn(program, tmp_path / "f.mlxfn", Q, cache=cache)
-    loaded, metadata = mx.import_function(str(tmp_path / "f.mlxfn"), return_metadata=True)
-    about = json.loads(metadata)
-    assert (about["positional"], about["keywords"], about["outputs"]) == (1, ["cache.k", "cache.v"], ["out", "k"])
+    loaded, says = imported(tmp_path / "f.mlxfn"), about(tmp_path / "f.mlxfn")
+    assert (says["positional"], says["keywords"], says["outputs"]) == (1, ["cache.k", "cache.v"], ["out", "k"])
     out, k = loaded(Q, **{"cache.k": Q, "cache.v": Q * 2})
     want = program(Q, cache=cache)
     assert close(out, want["out"]) and close(k, want["k"])
@@ -79,7 +88,7 @@ def test_several_signatures_in_one_file(tmp_path: Path) -> None:
             export(Q, Q, Q)
         assert not path.exists()
     assert [report.counts["fused"] for report in export.reports] == [1, 1]
-    loaded = mx.import_function(str(path))
+    loaded = imported(path)
     for length in (1, 6):
         assert close(loaded(Q[:, :, :length], Q, Q)[0], attention(Q[:, :, :length], Q, Q))
 
@@ -90,8 +99,7 @@ def test_an_onnx_model(tmp_path: Path, llama: Path) -> None:
     with MlxfnExporter(model, path) as export:
         for inputs, _ in sets:
             export(**inputs)
-    loaded, metadata = mx.import_function(str(path), return_metadata=True)
-    names = json.loads(metadata)["outputs"]
+    loaded, names = imported(path), about(path)["outputs"]
     for inputs, expected in sets:
         results = loaded(**{name: mx.array(array) for name, array in inputs.items()})
         for name, array in zip(names, results, strict=True):
@@ -100,7 +108,7 @@ def test_an_onnx_model(tmp_path: Path, llama: Path) -> None:
 
 def test_the_attentions_are_there_still(tmp_path: Path) -> None:
     export_mlxfn(attention, tmp_path / "f.mlxfn", Q, Q, Q)
-    loaded = mx.import_function(str(tmp_path / "f.mlxfn"))
+    loaded = imported(tmp_path / "f.mlxfn")
     mx.eval(loaded(Q, Q, Q))  # its constants are read from the file when they are first used
     counts = fuser.explain(loaded, Q, Q, Q).counts
     # on a CPU, MLX exports what the kernel is made of there

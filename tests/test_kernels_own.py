@@ -9,10 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from fuser.kernels import own
+from fuser.kernels import blocks, own
 from tests.kernels_reference import reference
 
-pytestmark = pytest.mark.skipif(own.available() is None, reason="nothing to compile the kernel with")
 Options = dict[str, Any]
 Size = tuple[int, int, int, int, int, int, int]
 RNG = np.random.default_rng(7)
@@ -80,6 +79,24 @@ def check(size: Size, options: Options, dtype: mx.Dtype) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_float32(size: Size, form: str) -> None:
     check(size, FORMS[form](size), mx.float32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_of_numpy(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "ROWS", 16)
+    monkeypatch.setattr(blocks, "COLUMNS", 32)
+    for size in SIZES:
+        options = FORMS[form](size)
+        batch, heads, shared, rows, columns, depth, width = size
+        q, k, v = (
+            normal(batch, heads, rows, depth),
+            normal(batch, shared, columns, depth),
+            normal(batch, shared, columns, width),
+        )
+        wanted = reference(q, k, v, scale=0.3, **options)
+        found = blocks.attend(q, k, v, scale=0.3, **options)
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() <= 2e-6 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)

@@ -90,7 +90,7 @@ def test_errors_of_the_program_pass_through() -> None:
 
     fast = fuser.optimize(program)
     for _ in range(2):
-        with pytest.raises(Mine, match="^as it is$"):
+        with pytest.raises(Mine, match=r"^as it is$"):
             fast(X, "mine")
         with pytest.raises(ValueError, match="not what this"):
             fast(X, "value")
@@ -148,7 +148,17 @@ def test_arguments_that_cannot_be_looked_into() -> None:
     assert "Slotted" in fast.report.notes[0]
     same([fast(x, numbers) for _ in range(3)], [x * 0, x * 1, x * 2])
     same(fuser.optimize(lambda x, table: x * table[0])(x, _Table()), x * 5)
-    same(fuser.optimize(lambda x, table: x * mx.array(table))(x, np.array([1.0, 2.0, 3.0], np.float32)), mx.array([1.0, 2.0, 3.0]))
+    same(
+        fuser.optimize(lambda x, table: x * mx.array(table))(x, np.array([1.0, 2.0, 3.0], np.float32)),
+        mx.array([1.0, 2.0, 3.0]),
+    )
+
+
+def test_iterators_that_are_captured() -> None:
+    numbers = iter(range(100))
+    fast = fuser.optimize(lambda x: x + next(numbers))
+    same([fast(X) for _ in range(3)], [X, X + 1, X + 2])
+    assert "iterator" in fast.report.notes[0]
 
 
 class _Table:

@@ -12,7 +12,6 @@ import mlx.utils
 import fuser
 from tests.programs_base import Block, Net, X, Y, same
 
-
 # -- modules -----------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +135,7 @@ def test_decorated_methods() -> None:
     same([one(X), two(X), one.other(X), two.other(X)], [X * 2, X * 3, X + 2, X + 3])
     one.weight = one.weight + 1
     same([one(X), one.other(X)], [X * 3, X + 3])
+    assert vars(one)["__call__"].traces == vars(one)["other"].traces == 1
 
 
 def test_partials() -> None:

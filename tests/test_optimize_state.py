@@ -10,7 +10,6 @@ import pytest
 import fuser
 from tests.programs_base import Block, X, Y, arrays, attention, same
 
-
 # -- what a program reads and changes besides --------------------------------------------------------------------------
 
 

@@ -29,7 +29,10 @@ def test_gradients(fuse: bool) -> None:
     for transform in (mx.grad, mx.value_and_grad):
         same(transform(fast, argnums=(0, 1, 2))(*QKV), transform(loss, argnums=(0, 1, 2))(*QKV))
     assert fast.traces == 1 and fast.report.counts["fused"] == fuse
-    same(mx.grad(lambda q: mx.grad(fast)(q, *QKV[1:]).sum())(QKV[0]), mx.grad(lambda q: mx.grad(loss)(q, *QKV[1:]).sum())(QKV[0]))
+    same(
+        mx.grad(lambda q: mx.grad(fast)(q, *QKV[1:]).sum())(QKV[0]),
+        mx.grad(lambda q: mx.grad(loss)(q, *QKV[1:]).sum())(QKV[0]),
+    )
 
 
 def test_gradients_inside() -> None:
@@ -189,6 +192,22 @@ def test_a_training_step() -> None:
     # the optimizer makes its state in the first step
     assert [fast.traces for fast in seen] == [2, 2]
     assert [region.name for region in seen[0].report.regions][:2] == ["net.layers.0", "net.layers.1"]
+
+
+def test_layers_that_are_frozen_and_thawed() -> None:
+    net = Net()
+    fast = fuser.optimize(nn.value_and_grad(net, lambda x: (net(x) ** 2).mean()))
+
+    def gradients() -> list[str]:
+        _, found = fast(X)
+        same(found, nn.value_and_grad(net, lambda x: (net(x) ** 2).mean())(X)[1])
+        return [path for path, _ in mlx.utils.tree_flatten(found)]
+
+    everything = gradients()
+    net.layers[0].freeze()
+    assert 0 < len(gradients()) < len(everything)
+    net.unfreeze()
+    assert gradients() == everything
 
 
 def test_an_optimized_model_in_a_training_step() -> None:

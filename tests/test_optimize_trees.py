@@ -11,7 +11,6 @@ import pytest
 import fuser
 from tests.programs_base import X, arrays, attention, same
 
-
 # -- static arguments and trees ----------------------------------------------------------------------------------------
 
 

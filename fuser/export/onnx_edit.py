@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from fuser.frontends.onnx_graph import node_name
 
@@ -36,6 +36,8 @@ class Editor:
         """New nodes by the place of the node that they stand before."""
         self.gone: set[int] = set()
         self.new_initializers: list[TensorProto] = []
+        self.told: dict[str, ValueInfoProto] = {}
+        """What is told of the shapes of values of which the model tells nothing."""
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
     def available(self, name: str, place: int) -> bool:
@@ -54,6 +56,11 @@ class Editor:
         node = helper.make_node(op, list(inputs), [output], name, domain=domain, **attributes)
         self.before.setdefault(place, []).append(node)
         return output
+
+    def tell(self, name: str, type_: int, shape: Sequence[int | None]) -> None:
+        """Say what shape a value has, where the model does not."""
+        if name not in self.given | self.outputs:
+            self.told[name] = helper.make_tensor_value_info(name, type_, list(shape))
 
     def constant(self, array: NDArray[Any], type_: int, stem: str) -> str:
         """The name of an initializer with this value, made once."""
@@ -104,7 +111,8 @@ class Editor:
         made = {name for node in copies for name in node.output} | self.given
         initializers = [t for t in self.graph.initializer if t.name in used or t.name not in used_before]
         initializers += [tensor for tensor in self.new_initializers if tensor.name in used]
-        _keep(self.graph.value_info, [info for info in self.graph.value_info if info.name in made])
+        infos = {info.name: info for info in self.graph.value_info if info.name in made}
+        _keep(self.graph.value_info, [*infos.values(), *(self.told[n] for n in self.told if n in made - {*infos})])
         if len(initializers) != len(self.graph.initializer) or self.new_initializers:
             _keep(self.graph.initializer, initializers)
         del self.graph.node[:]

@@ -67,6 +67,8 @@ class _Region:
         value = found.values[self._number]
         sources = [*(n for p in found.products for n in (p.query, p.key)), value]
         layouts.at(self._editor.producer[root], stem, sources)
+        if found.square:
+            layouts.alike = {roles["Q"]: roles["K"]}
         masks = Masks(self._editor, layouts, found, self._dtype)
         four: Layout = (roles["B"], self._heads, roles["Q"], self._width)
         three: Layout = (roles["B"], roles["Q"], self._heads + self._width)
@@ -171,6 +173,11 @@ class _Region:
                 ]
             )
             values = self._laid(value, (batch, heads, roles["K"], self._width))
+        if flat:
+            # ONNX's shape inference takes a width that it does not know for zero
+            widths = (self._heads + self._depth, heads + self._depth, heads + self._width)
+            for name, axes in zip((query, key, values), widths, strict=True):
+                self._editor.tell(name, number_of(self._dtype), (None, None, self._layouts.size(axes)))
         inputs = [query, key, values]
         attributes: dict[str, Any] = {"scale": self._scale}
         if self._found.cap:

@@ -30,6 +30,8 @@ class Layouts:
         self._editor, self.opset, self._memo, self._sizes = editor, opset, memo, sizes
         self._sources: list[tuple[str, Layout]] = []
         self.place, self.stem = 0, ""
+        self.alike: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """Dimensions that have the size of others at every size."""
 
     def at(self, place: int, stem: str, sources: Iterable[Names]) -> None:
         """What is made from now on stands before the node at `place`; `sources` can tell the sizes of axes."""
@@ -75,10 +77,13 @@ class Layouts:
         """`name`, of layout `source`, with layout `target`; called `output`, if that is given."""
         if source == target and not output:
             return name
-        key = ("relay", name, source, target)
+        own = flat(source)
+        # axes are called alike in all regions: sizes, and where they are read, tell them apart
+        sizes = tuple(self._sizes[axis] for axis in flat(target))
+        read = [self._read(name, source, (a,)) for a in flat(target) if a not in own and self._sizes[a] is None]
+        key = ("relay", name, source, target, sizes, tuple(read))
         if not output and key in self._memo:
             return self._memo[key]
-        own = flat(source)
         if set(own) - set(flat(target)):
             raise Unexpressed("an operand varies over more than the attention's axes")
         plan: list[Callable[[str, str], str]] = []
@@ -104,7 +109,7 @@ class Layouts:
         if here != wanted:
             plan.append(self._reshape(here, wanted))
         if missing:
-            plan.append(self._expand(wanted, full))
+            plan.append(self._expand(name, source, wanted, full))
             spread = tuple(tuple(axis for axis in dim if axis) for dim in full)
             if spread != target:
                 plan.append(self._reshape(spread, target))
@@ -156,7 +161,7 @@ class Layouts:
 
         return made
 
-    def _expand(self, source: Layout, target: Layout) -> Callable[[str, str], str]:
+    def _expand(self, origin: str, whole: Layout, source: Layout, target: Layout) -> Callable[[str, str], str]:
         def made(value: str, output: str) -> str:
             sizes, parts = [1] * len(target), {}
             for place, dim in enumerate(target):
@@ -167,13 +172,20 @@ class Layouts:
                 if size is not None:
                     sizes[place] = size
                     continue
-                found = next(((n, layout.index(dim)) for n, layout in self._sources if dim in layout), None)
+                found = self._read(origin, whole, dim)
                 if found is None:
                     raise Unexpressed("no value of the model has a dynamic dimension that a repeat would need")
                 parts[place] = self._size_at(*found)
             return self.add("Expand", [value, self._shape(sizes, parts)], "expand", output)
 
         return made
+
+    def _read(self, name: str, layout: Layout, dim: tuple[str, ...]) -> tuple[str, int] | None:
+        """The value and the axis of it that have the dynamic size of `dim`: `name` itself, if it does."""
+        for each in (dim, self.alike.get(dim)):
+            if each is not None and each in layout:
+                return name, layout.index(each)
+        return next(((n, own.index(dim)) for n, own in self._sources if dim in own), None)
 
     def _size_at(self, value: str, axis: int) -> str:
         if self.opset >= SHAPE_RANGE:

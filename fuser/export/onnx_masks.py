@@ -72,9 +72,17 @@ class Masks:
             largest = self._shared("ReduceMax", [total, *self._axes()], "largest", **self._axes_attribute())
             kept = self._shared("Greater", [largest, self._number(-math.inf)], "kept")
         filled = not outer and inner.kind == "keep" and inner.fill > -math.inf
-        if (not sure and not filled) or floored:
-            total = self._shared("Max", [total, self._number(LOWEST[self._dtype])], "mask")
+        if floored or not (sure or filled):
+            total = self._raised(total, whole=not infinite and len(found.steps) == 1)
         return OnnxMask(total, layout, False, False, kept, 0.0 if found.guarded else math.nan)
+
+    def _raised(self, total: str, *, whole: bool) -> str:
+        """The mask without finite numbers so low that a kernel takes them for -inf; `whole`: there is no -inf in it."""
+        raised = self._shared("Max", [total, self._number(LOWEST[self._dtype])], "raised")
+        if whole or any(step.kind == "floor" for step in self._found.steps):
+            return raised
+        infinite = self._shared("Equal", [total, self._number(-math.inf)], "infinite")
+        return self._where(infinite, total, raised)
 
     def _check(self, step: MaskStep) -> None:
         if step.kind == "scaled":

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import mlx.core as mx
 
 from fuser.frontends.onnx import ValueInfo
+from fuser.frontends.onnx_types import FLOATS
 
 # primes, so that no two dimensions and no products of them look alike; small, as tables of positions may be
 PRIMES = ((3, 5, 2), (7, 11, 13), (11, 13, 17), (13, 17, 19), (17, 19, 23), (19, 23, 29), (23, 29, 31))
@@ -17,6 +18,10 @@ SUM = re.compile(r"\s*[\w.]+\s*(?:\+\s*[\w.]+\s*)+")
 TRACES = 3
 # for models whose tables are smaller still
 SMALL = ((2, 3, 4), (5, 3, 7), (3, 4, 5), (4, 5, 2))
+# for models that fold or pair what they are given
+EVEN = ((4, 8, 12), (16, 24, 32), (20, 12, 28), (8, 16, 20))
+# samples of a second of sound, rather than tokens
+WAVEFORM = 641
 
 
 def named(info: ValueInfo) -> list[str | int]:
@@ -42,7 +47,7 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
     places = symbols(inputs)
     base = base or {}
     sums = {name: _terms(name, places, inputs) for name in places}
-    for primes, alike in itertools.product((PRIMES, SMALL), (_itself, _by_place, _by_kind)):
+    for primes, alike in itertools.product((PRIMES, SMALL, EVEN), (_itself, _by_place, _by_kind)):
         classes: dict[str, int] = {}
         for name in places:
             if not sums[name]:
@@ -53,7 +58,7 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
             for name in places:
                 if not sums[name]:
                     size = primes[classes[alike(name, places)] % len(primes)][trace]
-                    size = _scaled(name, size, places)
+                    size = _scaled(name, size, places, inputs)
                     sizes[name] = base.get(name, size) if trace == 0 else size
             for name in places:
                 if sums[name]:
@@ -62,9 +67,13 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
         yield sets
 
 
-def _scaled(name: str, size: int, places: Mapping[str, list[tuple[str, int]]]) -> int:
-    """Images have sizes that patches divide."""
-    return size * 16 if _is_image(name, places) else size
+def _scaled(name: str, size: int, places: Mapping[str, list[tuple[str, int]]], inputs: Sequence[ValueInfo]) -> int:
+    """Images have sizes that patches divide, and sound has many samples."""
+    if _is_image(name, places):
+        return size * 16
+    ranks = {info.name: len(info.shape or ()) for info in inputs if info.dtype in FLOATS}
+    sound = all(axis == 1 and ranks.get(each) == 2 for each, axis in places[name])
+    return size * WAVEFORM if sound and any(word in name.lower() for word in ("time", "sample", "audio")) else size
 
 
 def _is_image(name: str, places: Mapping[str, list[tuple[str, int]]]) -> bool:

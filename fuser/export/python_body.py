@@ -143,8 +143,8 @@ class Body:
         if op.kind == NUMBER:
             return Text(literal(op.number, op.dtype), 8 if str(op.number).startswith("-") else 10)
         if op.kind == "size":
-            text = self.dims.text(op.attrs[0])
-            return Text(text, 6 if " " in text else 10)
+            size = self.dims.text(op.attrs[0])
+            return Text(size, 6 if " " in size else 10)
         if op.kind == CONST:
             return Text(f"self.{self.attributes(op)}")
         if op.kind == INPUT:
@@ -154,9 +154,10 @@ class Body:
             self._loop(maker)
             return Text(self._names[op])
         if isinstance(maker, Module):
-            text = self._called(maker)
-            if text is None:
+            called = self._called(maker)
+            if called is None:
                 return Text(self._names[op])
+            text = called
         else:
             text = self._computed(op)
         uses = self._users.get(op, [])

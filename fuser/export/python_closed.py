@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from fuser.export.python_ir import Op, Shape, fixed, is_one
+from fuser.export.python_ir import Op, Shape, is_one
 from fuser.export.python_rules import Rules
 
 Array = NDArray[Any]
@@ -82,9 +82,10 @@ def _triangle(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dty
         return None
     offsets = []
     for array in arrays:
-        square = array.reshape(array.shape[-2:])
+        rows, columns = int(array.shape[-2]), int(array.shape[-1])
+        square = array.reshape(rows, columns)
         offset = int(square[0].sum()) - 1
-        if not np.array_equal(square, np.tri(*square.shape, k=offset, dtype=bool)):
+        if not np.array_equal(square, np.tri(rows, columns, offset, dtype=np.bool_)):
             return None
         offsets.append(offset)
     triangle = rules.op("tri", (), (tuple(offsets),), shape[-2:], dtype)

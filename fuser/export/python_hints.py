@@ -34,25 +34,25 @@ def roles(ops: Sequence[Op], called: Mapping[Op, str]) -> dict[Op, str]:
     remembered: dict[Op, None] = {}
     for op in reversed(ops):
         if op.kind == "attention":
-            for arg, name in zip(op.args, ("q", "k", "v", "mask"), strict=False):
-                found.setdefault(arg, name)
+            for arg, part in zip(op.args, ("q", "k", "v", "mask"), strict=False):
+                found.setdefault(arg, part)
         if op.kind == "call" and op.attrs[0] in ("cos", "sin"):
             found.setdefault(op.args[0], "angles")
             continue
-        name = found.get(op)
-        if name is None:
+        role = found.get(op)
+        if role is None:
             continue
-        if op.kind == "linear" and name in ("q", "k", "v"):
-            (asked if name == "q" else remembered).setdefault(op.args[0])
-        if op.kind in (*_FORMS, "call") or (op.kind == "where" and name != "mask"):
+        if op.kind == "linear" and role in ("q", "k", "v"):
+            (asked if role == "q" else remembered).setdefault(op.args[0])
+        if op.kind in (*_FORMS, "call") or (op.kind == "where" and role != "mask"):
             for arg in op.args:
                 if arg.kind not in (NUMBER, CONST) and arg.ndim and arg.dtype == op.dtype:
-                    found.setdefault(arg, name)
+                    found.setdefault(arg, role)
                     break
         elif op.kind in ("add", "multiply", "subtract", "concatenate") and op.dtype != mx.bool_:
             same = [arg for arg in op.args if arg.shape == op.shape and arg.kind not in (NUMBER, CONST, INPUT)]
             for arg in same[:1]:
-                found.setdefault(arg, name)
+                found.setdefault(arg, role)
     # keys and values of something else than the queries
     for op in remembered:
         if asked and op not in asked:

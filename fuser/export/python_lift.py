@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fuser.export.python_closed import closed
 from fuser.export.python_ir import INPUT, ConvertError, Dim, Op, Shape
 from fuser.export.python_primitives import PRIMITIVES, Site
-from fuser.export.python_rules import Rules
+from fuser.export.python_rules import FLOATS, Rules
 from fuser.export.python_trace import Traces
-from fuser.ir.graph import CONSTANT, Graph, Value
+from fuser.ir.graph import CONSTANT, Graph, Node, Value
 from fuser.ir.graph import INPUT as GRAPH_INPUT
 from fuser.ir.known import Known
 
@@ -33,7 +33,7 @@ class Lift:
         self._graphs = traces.graphs
         self._known = [Known(g, given) for g, given in zip(traces.graphs, traces.given, strict=True)]
         self._done: dict[Values, Op] = {}
-        self._inputs = [{node: name for node, name in zip(g.inputs, traces.shapes, strict=False)} for g in self._graphs]
+        self._inputs = [dict(zip(g.inputs, traces.shapes, strict=False)) for g in self._graphs]
 
     def outputs(self) -> list[Op]:
         """The program's results."""
@@ -66,7 +66,9 @@ class Lift:
             if name is None or any(self._inputs[t].get(v.node) != name for t, v in enumerate(values)):
                 raise ConvertError("it reads an array that is no input of the model")
             return self.rules.op(INPUT, (), (name,), _shape(values), values[0].dtype)
-        if all(known.is_known(value) for known, value in zip(self._known, values, strict=True)):
+        # what is only moved or repeated is read as it was before
+        moved = node.op in ("Broadcast", "BroadcastAxes")
+        if not moved and all(known.is_known(value) for known, value in zip(self._known, values, strict=True)):
             return self._constant(values)
         return None
 
@@ -74,13 +76,11 @@ class Lift:
         arrays = [known.array(value) for known, value in zip(self._known, values, strict=True)]
         if any(array is None for array in arrays):
             return None
-        shape, stored = _shape(values), values[0].node.op == CONSTANT
+        shape, stored = _shape(values), self._stored(values[0].node)
         present = [array for array in arrays if array is not None]
         found = closed(self.rules, present, shape, values[0].dtype, weight=stored)
         if found is not None:
             return found
-        if values[0].node.op in ("Broadcast", "BroadcastAxes"):
-            return None
         first = arrays[0]
         assert first is not None
         if all(array is not None and array.shape == first.shape and _same(array, first) for array in arrays[1:]):
@@ -92,6 +92,18 @@ class Lift:
         if any(value.node.op == CONSTANT for value in values):
             raise ConvertError(f"a constant of shape {list(first.shape)} depends on sizes in a way that has no formula")
         return None
+
+    def _stored(self, node: Node) -> bool:
+        """Whether a known value comes from weights of the model."""
+        stack, seen = [node], {node}
+        while stack:
+            each = stack.pop()
+            if each.array is not None and each.array.size > 1 and each.array.dtype in FLOATS:
+                return True
+            below = {operand.node for operand in self._graphs[0].operands(each)} - seen
+            seen |= below
+            stack.extend(below)
+        return False
 
     def _parts(self, values: Values) -> list[Values]:
         rows = [graph.operands(value.node) for graph, value in zip(self._graphs, values, strict=True)]

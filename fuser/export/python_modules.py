@@ -42,6 +42,8 @@ class Tree:
 
     def __init__(self, outputs: Sequence[Op]) -> None:
         self.results = list(outputs)
+        self.inputs: list[Op] = []
+        """The inputs of the whole model, in its order."""
         _strip(self._ops())
         self.repeats = {repeat.path: repeat for repeat in settle(outputs)}
         self._sink()
@@ -80,9 +82,9 @@ class Tree:
         readers = users(self.results)
         for op in reversed(self._ops()):
             places = {user.path for user in readers[op]}
-            if all(arg.kind in LEAVES and arg.kind != INPUT for arg in op.args) and len(places) == 1:
-                if op not in self.results:
-                    [op.path] = places
+            free = all(arg.kind in LEAVES and arg.kind != INPUT for arg in op.args) and op not in self.results
+            if free and len(places) == 1:
+                [op.path] = places
 
     def dissolve(self, path: Path) -> None:
         """Write what a module does where it is called."""

@@ -35,7 +35,7 @@ def lists(ops: Sequence[Op]) -> list[tuple[Path, list[str]]]:
 
 def settle(outputs: Sequence[Op]) -> list[Repeat]:
     """Move every operation to the module that it belongs to; the lists of modules that are one layer repeated."""
-    repeats = []
+    repeats: list[Repeat] = []
     done: set[Path] = set()
     while True:
         ops = [op for op in ordered(outputs) if op.kind not in LEAVES]
@@ -113,9 +113,7 @@ def _unify(one: Op, other: Op, body: set[Op], image: dict[Op, Op]) -> bool:
             if a.kind in (CONST, INPUT) or b.kind in (CONST, INPUT):
                 if a.shape != b.shape or a.dtype != b.dtype or (a.kind == CONST) != (b.kind == CONST):
                     return False
-            elif a.kind in LEAVES and a is not b:
-                return False
-            elif a.shape != b.shape or a.dtype != b.dtype:
+            elif (a.kind in LEAVES and a is not b) or a.shape != b.shape or a.dtype != b.dtype:
                 return False
             continue
         if not alike(a, b):

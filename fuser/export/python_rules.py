@@ -250,13 +250,13 @@ class Rules(Pool):
         index = self.unclipped(index, x.shape[axis])
         if x.kind == CONST and x.ndim == 2 and axis == 0 and x.dtype in FLOATS and index.kind != NUMBER:
             return self.layer("embedding", index, (), shape, {"weight": x})
-        if index.kind == "affine":
-            base, steps = index.attrs
-            if not any(base) and self._row_major(index) and product(index.shape, self.traces) == x.shape[axis]:
-                return self.reshape(x, shape)
+        if index.kind == "affine" and self._row_major(index) and product(index.shape, self.traces) == x.shape[axis]:
+            return self.reshape(x, shape)
         return self.op("take", (x, index), (axis,), shape, x.dtype)
 
     def _row_major(self, index: Op) -> bool:
+        if any(index.attrs[0]):
+            return False
         step = self.dim(1)
         for dim, each in zip(reversed(index.shape), reversed(index.attrs[1]), strict=True):
             if not is_one(dim) and each != step:

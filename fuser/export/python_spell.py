@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,7 +143,8 @@ def _inserted(before: Sequence[Dim], after: Sequence[Dim]) -> str | None:
 
 
 def _dropped(before: Sequence[Dim], after: Sequence[Dim]) -> list[int] | None:
-    axes, place = [], 0
+    axes: list[int] = []
+    place = 0
     for axis, dim in enumerate(before):
         if place < len(after) and dim == after[place] and not (is_one(dim) and len(axes) < len(before) - len(after)):
             place += 1
@@ -217,7 +218,7 @@ def _full(op: Op, plain: Sequence[str], dims: Dims) -> str:
 def _affine(op: Op, plain: Sequence[str], dims: Dims) -> str:
     base, steps = op.attrs
     kind = f", dtype={dtype_name(op.dtype)}" if op.dtype != mx.int32 else ""
-    terms = []
+    terms: list[str] = []
     for axis, (dim, step) in enumerate(zip(op.shape, steps, strict=True)):
         if is_one(dim):
             continue
@@ -250,7 +251,7 @@ def _concatenate(op: Op, plain: Sequence[str], dims: Dims) -> str:
     return f"mx.concatenate([{', '.join(plain)}], axis={axis})"
 
 
-_SIMPLE = {
+_SIMPLE: dict[str, Callable[[Op, Sequence[str], Dims], str]] = {
     "attention": _attention,
     "full": _full,
     "affine": _affine,

@@ -16,7 +16,8 @@ from fuser.frontends.onnx import OnnxProgram, ValueInfo
 from fuser.frontends.onnx_graph import Graph as OnnxGraph
 from fuser.frontends.onnx_graph import Step, _wanted
 from fuser.frontends.onnx_run import Interpreter, Pool
-from fuser.frontends.onnx_types import CARRIERS, Narrow, Value
+from fuser.frontends.onnx_types import CARRIERS, Narrow
+from fuser.frontends.onnx_types import Value as Known
 from fuser.fusion import fuse
 from fuser.ir.graph import Graph, Node, Value
 
@@ -50,7 +51,7 @@ class _Unfolded(Interpreter):
         self._top = {id(step) for step in graph.steps}
         self._needed = _wanted(graph, set())
 
-    def _compute(self, step: Step, inputs: list[Value | None], scope: Any) -> tuple[Value | None, ...]:
+    def _compute(self, step: Step, inputs: list[Known | None], scope: Any) -> tuple[Known | None, ...]:
         if id(step) in self._top and not any(name in self._needed for name in step.outputs) and not step.fixed:
             operator = step.operator
             host = [value is None or isinstance(value, np.ndarray) for value in inputs]
@@ -90,7 +91,7 @@ def one_trace(program: OnnxProgram, arrays: Mapping[str, mx.array], *, unfolded:
         if not unfolded:
             results = program(**dict(zip(names, values, strict=True)))
             return [results[info.name] for info in program.outputs]
-        given: dict[str, Value] = {}
+        given: dict[str, Known] = {}
         for name, value in zip(names, values, strict=True):
             number = graph.types.get(name)
             given[name] = Narrow(value, number) if number in CARRIERS else value

@@ -19,7 +19,7 @@ KINDS: dict[Verdict, str] = {
 TITLES: dict[Verdict, str] = {
     "fused": "fused",
     "already fused": "already fused",
-    "refused": "not fused",
+    "refused": "refused",
     "not attention": "other softmaxes",
 }
 # of the picture of the model: all, the names, the mark of a region
@@ -29,6 +29,11 @@ WIDTH, LABEL, MARK = 340, 112, 24
 def sentence(text: str) -> str:
     """A reason, with the names of nodes set apart."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def breakable(name: str) -> str:
+    """A name that may be broken behind its dots, slashes and underscores."""
+    return re.sub(r"([/._])", r"\1<wbr>", escape(name))
 
 
 def filters(report: Report) -> str:
@@ -49,16 +54,18 @@ def region(place: int, region: Region) -> str:
         ("heads", heads_of(region)),
         ("mask", region.mask),
         ("scale", scale_of(region)),
+        ("kernel", region.kernel),
         ("not written", amount(region.bytes_saved, "B") if region.bytes_saved else None),
         ("not computed", amount(region.flops_saved, "FLOP") if region.flops_saved else None),
         ("stopped at" if region.verdict in ("refused", "not attention") else "softmax", region.at),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts if value)
-    reason = f'<p class="reason">{sentence(region.reason)}</p>' if region.reason else ""
+    text = sentence(region.reason or "")
+    reason = f'<p class="reason">{text[:1].upper()}{text[1:]}</p>' if text else ""
     return (
         f'<details class="region {kind}" id="r{place}" data-kind="{kind}">'
         f'<summary><span class="mark" aria-hidden="true">{MARKS[region.verdict]}</span>'
-        f'<span class="name">{escape(region.name)}</span><span class="verdict">{region.verdict}</span>'
+        f'<span class="name">{breakable(region.name)}</span><span class="verdict">{region.verdict}</span>'
         f'<span class="brief">{brief(region)}</span></summary>'
         f'{reason}<dl>{rows}</dl><div class="drawings" data-region="{place}"></div></details>'
     )

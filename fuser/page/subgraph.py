@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fuser.ir.graph import CONSTANT, INPUT, KERNEL, Graph, Node, Value
-from fuser.page.words import detail, number, title
+from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
+from fuser.page.words import KERNELS, detail, number, title
 from fuser.report import Anchors
 from fuser.report_text import shape_of
 
@@ -41,6 +41,9 @@ class Drawn:
 
     picture: Picture
     names: tuple[str, ...]
+
+
+Put = Callable[[Box, str], int]
 
 
 def between(graph: Graph, tops: Iterable[Node], bottoms: Iterable[Node]) -> set[Node]:
@@ -87,16 +90,15 @@ def after(graph: Graph, original: Graph, anchors: Anchors) -> Drawn:
     stack = [anchors.call]
     while stack and len(region) < MOST:
         node = stack.pop()
-        more = [user for user, _ in graph.users(Value(node)) if user not in original and user.op != KERNEL]
+        more = [user for user, _ in graph.users(Value(node)) if user not in original and user.op not in KERNELS]
         stack += [user for user in more if user not in region]
         region.update(more)
-    _grow(graph, region, lambda node: node not in original and node.op != KERNEL, set())
+    _grow(graph, region, lambda node: node not in original and node.op not in KERNELS, set())
     return _drawn(graph, region, {}, anchors)
 
 
-def _grow(graph: Graph, region: set[Node], belongs: object, without: set[Node]) -> None:
+def _grow(graph: Graph, region: set[Node], belongs: Callable[[Node], bool], without: set[Node]) -> None:
     """Add to `region` what it reads, as far as that belongs to it."""
-    assert callable(belongs)
     stack = [*region]
     while stack:
         for operand in graph.operands(stack.pop()):
@@ -179,10 +181,9 @@ def _drawn(graph: Graph, region: set[Node], kinds: dict[Node, str], anchors: Anc
 
 
 def _taken(
-    graph: Graph, region: set[Node], inner: dict[Node, int], put: object, wires: list[tuple[int, int, int]]
+    graph: Graph, region: set[Node], inner: dict[Node, int], put: Put, wires: list[tuple[int, int, int]]
 ) -> None:
     """Who reads what the region gives at its lower end."""
-    assert callable(put)
     for node, at in inner.items():
         users = [user for index in range(len(node.outputs)) for user, _ in graph.users(Value(node, index))]
         if any(user in region for user in users):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fuser.ir.graph import CONSTANT, INPUT, KERNEL, Graph, Node, Value
+from fuser.ir.ops_fast import FLASH
 
+KERNELS = (KERNEL, FLASH)
 REDUCTIONS = ("and", "or", "sum", "product", "min", "max")
 # views of one number give that number
 SPREADS = frozenset({"Broadcast", "AsType", "Reshape", "ExpandDims", "Squeeze"})
@@ -27,9 +29,10 @@ def title(node: Node) -> str:
 
 def detail(node: Node) -> str:
     """Its arguments, as far as they say something and are short."""
-    if node.op == KERNEL:
+    if node.op in KERNELS:
         causal = ", causal" if node.arguments[1] else ""
-        return f"scale {node.arguments[0]:.4g}{causal}"
+        cap = f", softcap {node.arguments[3]:.4g}" if node.op == FLASH else ""
+        return f"scale {node.arguments[0]:.4g}{causal}{cap}"
     if node.op == "Transpose":
         return " ".join(map(str, node.arguments[0])) if node.arguments else ""
     if node.op == "AsType":

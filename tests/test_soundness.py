@@ -1,0 +1,143 @@
+"""What must never be taken for something else: permutations, and what a module holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import fuser
+
+ORDER = mx.array([3, 1, 2, 0])
+
+
+def swap(x: mx.array) -> mx.array:
+    return x.swapaxes(-1, -2)
+
+
+def operands(*shapes: tuple[int, ...]) -> list[mx.array]:
+    keys = mx.random.split(mx.random.key(7), len(shapes))
+    return [mx.random.normal(shape, key=key) for shape, key in zip(shapes, keys, strict=True)]
+
+
+def gap(left: mx.array, right: mx.array) -> float:
+    return float(np.abs(np.array(left) - np.array(right)).max())
+
+
+def check(fn: Callable[..., Any], *args: mx.array) -> fuser.Region:
+    """The one region of `fn`; the answer must be the original's."""
+    fast = fuser.optimize(fn)
+    assert gap(fast(*args), fn(*args)) < 1e-5
+    (region,) = fast.report.regions
+    return region
+
+
+Q = (2, 4, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda q, k, v: mx.softmax(q @ swap(k[:, ORDER]) * 0.3, -1) @ v,
+        lambda q, k, v: mx.softmax(q @ swap(mx.take(k, ORDER, axis=1)) * 0.3, -1) @ v,
+        lambda q, k, v: mx.softmax(q @ swap(k[:, :, ::-1]) * 0.3, -1) @ v,
+        lambda q, k, v: mx.softmax(q @ swap(mx.concatenate([k[:, 2:], k[:, :2]], axis=1)), -1) @ v,
+        lambda q, k, v: mx.softmax(q @ swap(k), -1) @ mx.roll(v, 1, 2),
+    ],
+    ids=["indexed", "taken", "reversed", "rotated", "values rolled"],
+)
+def test_permuted_operands_are_fused_as_they_are(fn: Callable[..., mx.array]) -> None:
+    region = check(fn, *operands(Q, Q, Q))
+    assert (region.verdict, region.query_heads, region.key_heads) == ("fused", 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("fn", "word"),
+    [
+        (lambda q, k, v: mx.softmax((q @ swap(k))[:, ORDER], -1) @ v, "taken in part"),
+        (lambda q, k, v: mx.softmax((q @ swap(k))[..., ::-1], -1) @ v, "taken in part"),
+        (lambda q, k, v: mx.softmax(q @ swap(k), -1)[:, ORDER] @ v, "gathered"),
+        (lambda q, k, v: mx.softmax(q @ swap(k), -1)[..., ::-1] @ v, "sliced"),
+    ],
+    ids=["scores indexed", "scores reversed", "weights indexed", "weights reversed"],
+)
+def test_permuted_scores_are_refused(fn: Callable[..., mx.array], word: str) -> None:
+    region = check(fn, *operands(Q, Q, Q))
+    assert region.verdict == "refused"
+    assert word in str(region.reason)
+
+
+class Buffered(nn.Module):
+    """Attention as ports of GPT write it: a triangular buffer, here beside learned numbers that start at no effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = mx.tril(mx.ones((1, 1, 16, 16)))
+        self.temperature = mx.array(0.5)
+        self.position = mx.zeros((4, 7, 7))
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        scores = q @ swap(k) * self.temperature + self.position
+        size = q.shape[2]
+        return mx.softmax(mx.where(self.buffer[:, :, :size, :size] == 0, -mx.inf, scores), -1) @ v
+
+
+def test_a_buffer_is_read_by_value_as_long_as_it_stays() -> None:
+    class Plain(Buffered):
+        def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+            return mx.softmax(mx.where(self.buffer[..., :7, :7] == 0, -mx.inf, q @ swap(k)), -1) @ v
+
+    module, args = Plain(), operands(Q, Q, Q)
+    fast = fuser.optimize(module)
+    fast(*args)
+    assert fast.report.regions[0].mask == "causal"
+    module.buffer[0, 0, 3, 1] = 0.0
+    assert gap(fast(*args), module(*args)) < 1e-5
+    assert fast.report.regions[0].mask == "boolean"
+    module.buffer = mx.ones((1, 1, 16, 16))
+    assert gap(fast(*args), module(*args)) < 1e-5
+    assert fast.report.regions[0].mask == "none"
+
+
+def test_what_can_be_trained_is_no_constant() -> None:
+    module, args = Buffered(), operands(Q, Q, Q)
+    fast = fuser.optimize(module)
+    fast(*args)
+    region = fast.report.regions[0]
+    # zeros today, so adding them has no effect; that is nothing to rely on
+    assert (region.verdict, region.scale, region.mask) == ("fused", None, "additive")
+
+    def loss(fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        return lambda *args: fn(*args).square().sum()
+
+    _, expected = nn.value_and_grad(module, loss(module))(*args)
+    _, gradients = nn.value_and_grad(module, loss(fast))(*args)
+    found: dict[str, mx.array] = tree_flatten(gradients, destination={})  # type: ignore[assignment]
+    for name, want in tree_flatten(expected, destination={}).items():  # type: ignore[union-attr]
+        assert gap(want, found[name]) <= 1e-4 * max(1.0, gap(want, mx.zeros_like(want))), name
+    module.position = module.position + 1.5
+    module.temperature = module.temperature * 2
+    assert gap(fast(*args), module(*args)) < 1e-5
+
+
+def test_masked_exponentials_are_masked_scores() -> None:
+    def fn(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        exponentials = mx.exp(q @ swap(k)) * (mx.tri(7) > 0)
+        return exponentials / exponentials.sum(-1, keepdims=True) @ v
+
+    assert check(fn, *operands(Q, Q, Q)).mask == "causal"
+
+
+def test_exponentials_times_numbers_are_refused() -> None:
+    def fn(q: mx.array, k: mx.array, v: mx.array, m: mx.array) -> mx.array:
+        exponentials = mx.exp(q @ swap(k)) * m
+        return exponentials / exponentials.sum(-1, keepdims=True) @ v
+
+    region = check(fn, *operands(Q, Q, Q), mx.ones((7, 7)))
+    assert region.verdict == "refused"
+    assert "exponentials" in str(region.reason)
