@@ -113,7 +113,7 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
         traced = trace(program, arrays, names, modules)
     _refuse_aliases(arrays, traced.mutated)
     # what a module holds can be trained: it is seen at every call, and not read as a number
-    trained = {id(array) for module in modules for _, array in tree_flatten(module.parameters())}
+    trained = {id(array) for module in modules for array in parameters_of(module)}
     inputs = zip(traced.graph.inputs, arrays, strict=False)
     traced.graph.state = frozenset(node for node, array in inputs if id(array) in trained)
     places: list[Slot | RandomSlot] = [*held.slots, *([RandomSlot(random_state)] if traced.draws else [])]
@@ -130,6 +130,12 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
         counts,
         seconds,
     )
+
+
+def parameters_of(module: nn.Module) -> list[mx.array]:
+    """The arrays that a module counts as its parameters."""
+    flat: Any = tree_flatten(module.parameters())
+    return [array for _, array in flat]
 
 
 def _refuse_aliases(arrays: Sequence[mx.array], mutated: Sequence[int]) -> None:

@@ -20,7 +20,8 @@ def arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[mx.array]:
 
 def same(left: Any, right: Any) -> None:
     """Trees of arrays are alike to float32's rounding."""
-    lefts, rights = mlx.utils.tree_flatten(left), mlx.utils.tree_flatten(right)
+    flat: Any = mlx.utils.tree_flatten
+    lefts, rights = flat(left), flat(right)
     assert [path for path, _ in lefts] == [path for path, _ in rights]
     for (path, a), (_, b) in zip(lefts, rights, strict=True):
         if isinstance(a, mx.array):
@@ -49,7 +50,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = [Block() for _ in range(2)]
-        self.head = nn.Linear(32, 8)
+        self.head: Any = nn.Linear(32, 8)
 
     def __call__(self, x: mx.array) -> mx.array:
         for layer in self.layers:

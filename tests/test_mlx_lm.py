@@ -60,7 +60,7 @@ def test_generation_with_an_optimized_model() -> None:
     model = build("llama")
     wanted = [int(token) for token, _ in generate_step(PROMPT[0], model, max_tokens=6)]
     with kernel(spelled_out):
-        fast = fuser.optimize(model)
+        fast: Any = fuser.optimize(model)
         found = [int(token) for token, _ in generate_step(PROMPT[0], fast, max_tokens=6)]
     assert found == wanted
     assert fast.report.counts["fused"] == 2

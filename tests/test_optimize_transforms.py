@@ -16,7 +16,7 @@ import fuser
 from tests.programs_base import Net, X, arrays, attention, same
 
 
-def loss(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+def loss(q: mx.array, k: mx.array, v: mx.array) -> Any:
     return (attention(q, k, v) ** 2).sum()
 
 
@@ -56,13 +56,13 @@ def test_stop_gradient() -> None:
 
 
 def test_stop_gradient_inside_of_transformations() -> None:
-    def row(x: mx.array) -> mx.array:
+    def row(x: mx.array) -> Any:
         return (mx.stop_gradient(x * x) * x).sum()
 
-    def mapped(x: mx.array) -> mx.array:
+    def mapped(x: mx.array) -> Any:
         return mx.vmap(row)(x).sum()
 
-    def inner(x: mx.array) -> mx.array:
+    def inner(x: mx.array) -> Any:
         return (mx.grad(row)(x) ** 2).sum()
 
     x = arrays((3, 4))[0]
@@ -73,18 +73,19 @@ def test_stop_gradient_inside_of_transformations() -> None:
 
 def test_checkpoint_and_custom_functions() -> None:
     @mx.custom_function
-    def odd(x: mx.array) -> mx.array:
+    def odd(x: mx.array) -> Any:
         return mx.sin(x)
 
     @odd.vjp
     def odd_vjp(primals: Any, cotangents: Any, outputs: Any) -> Any:
         return cotangents * 7
 
-    def checkpointed(x: mx.array) -> mx.array:
+    def checkpointed(x: mx.array) -> Any:
         return mx.checkpoint(lambda y: mx.softmax(y, axis=-1) * y)(x).sum()
 
     x = arrays((3, 4))[0]
-    for program in (checkpointed, lambda x: odd(x).sum()):
+    programs: list[Any] = [checkpointed, lambda x: odd(x).sum()]
+    for program in programs:
         fast = fuser.optimize(program)
         same([fast(x), mx.grad(fast)(x)], [program(x), mx.grad(program)(x)])
         assert "CustomTransforms" in fast.report.notes[0]
@@ -95,7 +96,7 @@ def test_vmap_outside_and_inside() -> None:
     fast = fuser.optimize(attention)
     same(mx.vmap(fast, in_axes=(0, 0, None))(q, k, v), mx.vmap(attention, in_axes=(0, 0, None))(q, k, v))
 
-    def inside(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    def inside(q: mx.array, k: mx.array, v: mx.array) -> Any:
         return mx.vmap(attention, in_axes=(0, 0, None))(q, k, v)
 
     fast_inside = fuser.optimize(inside)
@@ -126,7 +127,7 @@ def test_optimized_inside_of_optimized() -> None:
 
 
 def test_a_captured_array_gets_its_gradient() -> None:
-    def program(wrap: Callable[..., Any], w: mx.array) -> mx.array:
+    def program(wrap: Callable[..., Any], w: mx.array) -> Any:
         return wrap(lambda x: mx.softmax(x @ w, axis=-1) @ w)(QKV[0]).sum()
 
     w = arrays((8, 8))[0]
@@ -136,7 +137,7 @@ def test_a_captured_array_gets_its_gradient() -> None:
 def test_value_and_grad_of_a_module() -> None:
     net = Net()
 
-    def objective(model: nn.Module, x: mx.array) -> mx.array:
+    def objective(model: Any, x: mx.array) -> Any:
         return (model(x) ** 2).mean()
 
     wanted = nn.value_and_grad(net, objective)(net, X)
@@ -158,7 +159,7 @@ def train(wrap: Callable[..., Any], steps: int = 6) -> list[float]:
     def objective(x: mx.array, y: mx.array) -> mx.array:
         return nn.losses.cross_entropy(drop(net(x)), y, reduction="mean")
 
-    def step(x: mx.array, y: mx.array) -> mx.array:
+    def step(x: mx.array, y: mx.array) -> Any:
         value, gradients = nn.value_and_grad(net, objective)(x, y)
         optimizer.update(net, gradients)
         return value
@@ -201,7 +202,8 @@ def test_layers_that_are_frozen_and_thawed() -> None:
     def gradients() -> list[str]:
         _, found = fast(X)
         same(found, nn.value_and_grad(net, lambda x: (net(x) ** 2).mean())(X)[1])
-        return [path for path, _ in mlx.utils.tree_flatten(found)]
+        flat: Any = mlx.utils.tree_flatten(found)
+        return [path for path, _ in flat]
 
     everything = gradients()
     net.layers[0].freeze()

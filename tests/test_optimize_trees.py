@@ -56,7 +56,7 @@ def test_trees_in_and_out() -> None:
     fast = fuser.optimize(program)
     for seed in range(2):
         a, b, c = arrays((3, 4), (3, 4), (2,), seed=seed)
-        given = {"a": [a, b], "b": {"c": (c, 1)}}
+        given: dict[str, Any] = {"a": [a, b], "b": {"c": (c, 1)}}
         result, tree, empty, pair = fast(given, Pair(b, c))
         wanted, wanted_tree, _, _ = program(given, Pair(b, c))
         assert type(result) is Result and type(pair) is Pair and empty == []

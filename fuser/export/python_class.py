@@ -212,7 +212,7 @@ class _Attributes:
             else:
                 listed = isinstance(item, Module) and item.path[-1].isdigit()
                 hint = "_".join(item.path[-2:]) if listed else item.path[-1]
-            base = snake(identifier(hint, "layer"))
+            base = snake(identifier(_short(hint), "layer"))
             base = f"{base}_" if base in TAKEN else base
             taken, name, number = set(self.made.values()), base, 2
             while name in taken:
@@ -232,6 +232,14 @@ def _returned(results: Mapping[str, str]) -> list[str]:
 def camel(text: str) -> str:
     """`SelfAttn` for `self_attn`; capitals inside a word stay."""
     return "".join(part[:1].upper() + part[1:] for part in identifier(text, "part").split("_") if part) or "Part"
+
+
+def _short(name: str) -> str:
+    """The last words of a long name."""
+    words = name.split("_")
+    while len("_".join(words)) > 32 and len(words) > 1:
+        words = words[1:]
+    return "_".join(words)
 
 
 def snake(text: str) -> str:

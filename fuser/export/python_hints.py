@@ -11,6 +11,8 @@ from fuser.export.python_ir import CONST, INPUT, LAYERS, NUMBER, Op
 
 # operations whose result is another form of their first operand
 _FORMS = ("reshape", "transpose", "broadcast", "astype", "slice", "rotate_half", "maximum", "minimum")
+# a longer name of a module is no name for what it gives
+LONGEST = 16
 _CALLS = {"cos": "cos", "sin": "sin", "softmax": "weights", "sigmoid": "gate", "logical_not": "blocked"}
 _KINDS = {
     "tri": "causal",
@@ -67,7 +69,7 @@ def plain(op: Op, depth: int = 6) -> str:
     if op.kind in LAYERS:
         if op.kind == "embedding" or "norm" in op.kind or op.kind == "conv":
             return "x"
-        return stem(op.name) if op.name else "x"
+        return stem(op.name) if 0 < len(op.name) <= LONGEST else "x"
     if op.kind == "call" and op.attrs[0] in _CALLS:
         return _CALLS[op.attrs[0]]
     if op.kind == "where" and any(arg.kind == NUMBER and arg.number < -1e3 for arg in op.args[1:]):

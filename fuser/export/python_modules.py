@@ -88,14 +88,16 @@ class Tree:
 
     def dissolve(self, path: Path) -> None:
         """Write what a module does where it is called."""
-        for op in self._ops():
-            if within(op.path, path):
-                rest = op.path[len(path) :]
-                if op.kind in LAYERS:
-                    op.name = "_".join([path[-1], *rest, op.name or op.kind])
-                op.path = path[:-1]
-        self.repeats = {key: value for key, value in self.repeats.items() if not within(key, path)}
+        self._free(path)
         self.root = self._build()
+
+    def _free(self, path: Path) -> None:
+        """The module's own operations, and the modules in it, become its caller's."""
+        for op in self._ops():
+            if op.path == path and op.kind in LAYERS:
+                op.name = "_".join([*_last(path), op.name or op.kind])
+            op.path = _freed(op.path, path)
+        self.repeats = {_freed(key, path): value for key, value in self.repeats.items() if key != path}
 
     # -- the tree --------------------------------------------------------------------------------------------------
 
@@ -109,12 +111,7 @@ class Tree:
             if tangled in self.repeats:
                 del self.repeats[tangled]
                 continue
-            for op in self._ops():
-                if within(op.path, tangled):
-                    rest = op.path[len(tangled) :]
-                    if op.kind in LAYERS:
-                        op.name = "_".join([*tangled[-1:], *rest, op.name or op.kind])
-                    op.path = tangled[:-1]
+            self._free(tangled)
 
     def _grow(self) -> Module:
         root = Module(())
@@ -204,6 +201,20 @@ def _strip(ops: Sequence[Op]) -> None:
             return
         for op in ops:
             op.path = op.path[1:]
+
+
+def _last(path: Path) -> Path:
+    """What a module is called in the one that it is in: two parts where it is one of a list."""
+    return path[-2:] if path[-1].isdigit() and len(path) > 1 else path[-1:]
+
+
+def _freed(path: Path, outer: Path) -> Path:
+    """The path of something in `outer` when that is no module any more."""
+    if not within(path, outer):
+        return path
+    name, rest = _last(outer), path[len(outer) :]
+    above = outer[: len(outer) - len(name)]
+    return (*above, "_".join([*name, rest[0]]), *rest[1:]) if rest else above
 
 
 def identifier(text: str, fallback: str = "x") -> str:
