@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
 from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
@@ -137,6 +138,10 @@ def load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
         return _load(path)
     except FuserError:
         raise
+    except OSError as error:
+        raise InvalidModelError(f"{_origin(path)} cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise InvalidModelError(f"{_origin(path)} is no ONNX model, or a part of one: was it downloaded whole?") from error
     except RecursionError:
         raise InvalidModelError(f"{_origin(path)}: graphs are nested too deeply") from None
     except Exception as error:  # parser and checker raise a dozen types, of three libraries
@@ -285,10 +290,14 @@ def _check_shape(info: ValueInfo, shape: tuple[int, ...], sizes: dict[str, tuple
         )
     for axis, (declared, size) in enumerate(zip(info.shape, shape, strict=True)):
         if isinstance(declared, int) and declared != size:
-            raise InvalidInputError(f"input {info.name!r} must be {info}, but axis {axis} of {list(shape)} is {size}")
+            raise InvalidInputError(f"input {info.name!r} must be {_type(info)}, but axis {axis} of {list(shape)} is {size}")
         if isinstance(declared, str):
             known, where = sizes.setdefault(declared, (size, info.name))
             if known != size:
                 raise InvalidInputError(
-                    f"input {info.name!r} must be {info}, but {declared!r} is {known} in {where!r} and {size} here"
+                    f"input {info.name!r} must be {_type(info)}, but {declared!r} is {known} in {where!r} and {size} here"
                 )
+
+
+def _type(info: ValueInfo) -> str:
+    return str(info).removeprefix(f"{info.name}: ")

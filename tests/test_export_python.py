@@ -24,7 +24,7 @@ from tests.conftest import ROOT, Export, read_export
 
 MODELS = sorted(path.name for path in (ROOT / "examples" / "models").iterdir() if (path / "model.onnx").exists())
 # the attentions that are written: one for each kind of layer, however often the layer is repeated
-KINDS = {name: 1 for name in MODELS} | {"t5__eager__ts17": 2}
+KINDS = dict.fromkeys(MODELS, 1) | {"t5__eager__ts17": 2}
 # scores that are capped are nothing that the kernel computes
 CAPPED = "gemma2__eager__ts17"
 FUSED = [name for name in MODELS if name != CAPPED]
@@ -39,10 +39,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[E
         export = read_export(ROOT / "examples" / "models" / name)
         path = folder / f"{name.split('__')[0]}_{name.split('__')[-1]}.py"
         if not path.exists():
-            export_python(fuser.load_onnx(export.path), path, **export.sets[0][0])
+            write_python(export, path)
         return export, path
 
     return write
+
+
+def write_python(export: Export, path: Path, **options: Any) -> str:
+    inputs: dict[str, Any] = export.sets[0][0]
+    return export_python(fuser.load_onnx(export.path), path, **options, **inputs)
 
 
 def loaded(path: Path) -> Any:
@@ -75,8 +80,7 @@ def test_the_program_answers_as_the_model_at_every_shape(name: str, written: Wri
 
 @pytest.mark.parametrize("name", FUSED)
 def test_the_program_is_short_and_has_the_layers_once(name: str, written: Written) -> None:
-    export, path = written(name)
-    text = path.read_text()
+    text = written(name)[1].read_text()
     assert len(text.splitlines()) < 250
     assert text.count("scaled_dot_product_attention(") == KINDS[name]
     assert "for layer" in text and "in range(2)" in text
@@ -218,7 +222,8 @@ def test_names_that_python_does_not_have(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
-    export_python(fuser.load_onnx(tmp_path / "m.onnx"), tmp_path / "out.py", **{"in.0": np.ones(3, np.float32)})
+    inputs: dict[str, Any] = {"in.0": np.ones(3, np.float32)}
+    export_python(fuser.load_onnx(tmp_path / "m.onnx"), tmp_path / "out.py", **inputs)
     assert loaded(tmp_path / "out.py")(**{"in.0": mx.ones(5)})["y"].tolist() == [-1.0] * 5
 
 
@@ -227,7 +232,6 @@ def test_names_that_python_does_not_have(tmp_path: Path) -> None:
 
 def test_a_wrong_program_is_not_written(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export, _ = written("vit__sdpa__dyn18")
-    model = fuser.load_onnx(export.path)
     plain = python._written
 
     def wrong(*arguments: Any) -> tuple[str, dict[str, mx.array]]:
@@ -236,18 +240,17 @@ def test_a_wrong_program_is_not_written(written: Written, tmp_path: Path, monkey
 
     monkeypatch.setattr(python, "_written", wrong)
     with pytest.raises(ConvertError, match="last_hidden_state"):
-        export_python(model, tmp_path / "out.py", **export.sets[0][0])
+        write_python(export, tmp_path / "out.py")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_files_are_kept(written: Written, tmp_path: Path) -> None:
-    export, path = written("vit__sdpa__dyn18")
-    model = fuser.load_onnx(export.path)
+    export = written("vit__sdpa__dyn18")[0]
     (tmp_path / "out.safetensors").write_text("mine")
     with pytest.raises(OutputError, match="force"):
-        export_python(model, tmp_path / "out.py", **export.sets[0][0])
+        write_python(export, tmp_path / "out.py")
     assert not (tmp_path / "out.py").exists() and (tmp_path / "out.safetensors").read_text() == "mine"
-    export_python(model, tmp_path / "out.py", force=True, **export.sets[0][0])
+    write_python(export, tmp_path / "out.py", force=True)
     assert loaded(tmp_path / "out.py") is not None
 
 

@@ -18,7 +18,7 @@ from fuser.export.python_format import wrapped
 from fuser.export.python_ir import CONST, INPUT, LAYERS, ConvertError, Op, ordered
 from fuser.export.python_lift import Lift, fingerprint
 from fuser.export.python_modules import Tree, identifier
-from fuser.export.python_trace import Traces, example, resized, traces
+from fuser.export.python_trace import Traces, example, fitting, traces
 from fuser.export.python_verify import compare
 from fuser.frontends.onnx import OnnxProgram
 
@@ -39,7 +39,7 @@ def export_python(model: Any, path: str | os.PathLike[str], /, *args: Any, force
     `ConvertError` when there is none that gives the same answers, and `OutputError` when a file cannot be written.
     """
     if args:
-        raise ConvertError("give the inputs by name")
+        raise ConvertError("only ONNX models are written as Python, with their inputs by name")
     file = Path(path)
     beside = file.with_suffix(".safetensors")
     check_new([file, beside], force=force)
@@ -71,9 +71,11 @@ def python_source(model: Any, inputs: Mapping[str, Any], name: str = "model") ->
     for attempt in traces(program, arrays):
         try:
             source = _written(program, attempt, name)
-            for sizes in _trials(attempt):
-                compare(source, program, _fitting(attempt, arrays, sizes))
             compare(source, program, arrays)
+            # sizes of 1 are special to broadcasting, and nothing at all to some models: those may refuse them
+            ran = [compare(source, program, fitting(attempt.shapes, arrays, each)) for each in attempt.checks]
+            if attempt.checks and not any(ran):
+                raise ConvertError("the model runs at no other sizes")
         except ConvertError as error:
             reasons.append(str(error))
         except Unnamed as error:
@@ -81,19 +83,6 @@ def python_source(model: Any, inputs: Mapping[str, Any], name: str = "model") ->
         else:
             return source
     raise ConvertError(f"{program.name}: {'; '.join(dict.fromkeys(reasons))}")
-
-
-def _trials(attempt: Traces) -> list[dict[str, int]]:
-    count = len(attempt.graphs) if attempt.symbols else 0
-    return [{name: sizes[t] for name, sizes in attempt.symbols.items()} for t in range(min(count, 2))]
-
-
-def _fitting(attempt: Traces, arrays: Mapping[str, mx.array], sizes: Mapping[str, int]) -> dict[str, mx.array]:
-    known = {**attempt.frozen, **sizes}
-    return {
-        name: resized(arrays[name], [known[dim] if isinstance(dim, str) else dim for dim in shape])
-        for name, shape in attempt.shapes.items()
-    }
 
 
 def _names(program: OnnxProgram) -> dict[tuple[Any, ...], str]:

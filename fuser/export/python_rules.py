@@ -154,6 +154,11 @@ class Rules(Pool):
             return x
         if x.kind == FULL:
             return self.full(self.astype(x.args[0], dtype), x.shape)
+        if x.kind in ("rms_norm_plain", "layer_norm_plain") and x.args[0].kind == "astype":
+            inner = x.args[0].args[0]
+            # the kernels compute in float32 whatever they are given
+            if inner.dtype == dtype and dtype in (mx.float16, mx.bfloat16) and x.dtype == mx.float32:
+                return self.op(x.kind, (inner,), x.attrs, x.shape, dtype)
         if x.kind == NUMBER:
             return self.number(_cast(x.number, dtype), dtype)
         if x.kind == "affine":

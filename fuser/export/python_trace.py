@@ -21,18 +21,27 @@ from fuser.frontends.onnx_types import Value as Known
 from fuser.fusion import fuse
 from fuser.ir.graph import Graph, Node, Value
 
-# sizes that a model is traced at beside each other: primes, so that no two dimensions or products look alike
-PRIMES = ((3, 5, 7), (11, 17, 23), (13, 19, 29), (31, 37, 43), (41, 47, 59), (53, 61, 71), (67, 73, 83), (79, 89, 97))
+# The sizes of each dimension in the three traces, and in two runs that check what was made of them. No two rows or
+# products of rows look alike; the second table is for models whose tables of positions are short.
+SIZES = (
+    (3, 5, 7, 2, 1),
+    (11, 17, 23, 9, 1),
+    (13, 19, 29, 6, 1),
+    (31, 37, 43, 8, 1),
+    (41, 47, 59, 5, 1),
+    (53, 61, 71, 7, 1),
+    (67, 73, 83, 4, 1),
+    (79, 89, 97, 3, 1),
+)
+SMALL = ((2, 3, 5, 4, 1), (6, 4, 7, 5, 1), (7, 5, 4, 3, 1), (4, 7, 6, 2, 1), (5, 2, 3, 6, 1))
+TRACES = 3
 
 
 @dataclass(frozen=True)
 class Traces:
     """Fused graphs of one program, alike but for sizes, and the sizes by symbol."""
 
-    raw: tuple[Graph, ...]
-    """The graphs before fusing."""
     graphs: tuple[Graph, ...]
-    """The graphs after it."""
     given: tuple[dict[Node, mx.array], ...]
     """What the inputs of `graphs` hold that were constants: positions that a mask is computed from."""
     symbols: dict[str, tuple[int, ...]]
@@ -41,6 +50,8 @@ class Traces:
     """Those that are not: the program holds at this size only."""
     shapes: dict[str, tuple[str | int, ...]]
     """The shape of each input, in symbols and numbers."""
+    checks: tuple[dict[str, int], ...]
+    """Other sizes, to run a program at."""
 
 
 class _Unfolded(Interpreter):
@@ -170,14 +181,17 @@ def _total(symbol: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
     return (past[0], *new[:1]) if past else ()
 
 
-def _choices(symbols: Mapping[str, int], dynamic: Sequence[str], count: int) -> list[dict[str, int]]:
-    """The sizes of each trace."""
+def _choices(
+    symbols: Mapping[str, int], dynamic: Sequence[str], table: Sequence[Sequence[int]]
+) -> list[dict[str, int]]:
+    """The sizes of each trace and check."""
+    count = len(table[0]) if dynamic else 1
     chosen: list[dict[str, int]] = [{} for _ in range(count)]
     plain = [name for name in symbols if not _total(name, symbols)]
     for place, name in enumerate(plain):
         for t in range(count):
-            primes = PRIMES[place % len(PRIMES)]
-            chosen[t][name] = primes[t] if name in dynamic else symbols[name]
+            row = table[place % len(table)]
+            chosen[t][name] = row[t] if name in dynamic else symbols[name]
     for name in symbols:
         for t in range(count):
             terms = _total(name, symbols)
@@ -198,36 +212,44 @@ def traces(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> Iterator[Tra
     tries += [[name for name in sizes if name != one] for one in sizes if len(sizes) > 1]
     tries += [[one] for one in sizes if len(sizes) > 2] + [[]]
     for dynamic in tries:
-        raw, symbols = _try(program, arrays, shapes, sizes, dynamic)
-        if raw:
-            frozen = {name: size for name, size in sizes.items() if name not in dynamic}
-            for folded in (True, False):
-                graphs, given = fused(raw, folded=folded)
-                yield Traces(raw, graphs, given, symbols, frozen, dict(shapes))
+        for table in (SIZES, SMALL) if dynamic else (SIZES,):
+            choices = _choices(sizes, dynamic, table)
+            raw = _try(program, arrays, shapes, choices[:TRACES])
+            if not raw and not dynamic:
+                raise ConvertError(f"{program.name}: it cannot be traced for the given inputs")
+            if raw:
+                symbols = {name: tuple(each[name] for each in choices[:TRACES]) for name in sizes if name in dynamic}
+                frozen = {name: size for name, size in sizes.items() if name not in dynamic}
+                for folded in (True, False):
+                    graphs, given = fused(raw, folded=folded)
+                    yield Traces(graphs, given, symbols, frozen, dict(shapes), tuple(choices[TRACES:]))
+                break
 
 
 def _try(
     program: OnnxProgram,
     arrays: Mapping[str, mx.array],
     shapes: Mapping[str, tuple[str | int, ...]],
-    sizes: Mapping[str, int],
-    dynamic: Sequence[str],
-) -> tuple[tuple[Graph, ...], dict[str, tuple[int, ...]]]:
-    """The traces with some dimensions dynamic, none where that cannot be; and the sizes of those dimensions."""
-    choices = _choices(sizes, dynamic, 3 if dynamic else 1)
+    choices: Sequence[Mapping[str, int]],
+) -> tuple[Graph, ...]:
+    """The traces at these sizes, none where that cannot be."""
     graphs = []
-    try:
-        for choice in choices:
-            made = {
-                name: resized(arrays[name], [choice[dim] if isinstance(dim, str) else dim for dim in shape])
-                for name, shape in shapes.items()
-            }
-            graphs.append(_either(program, made))
-    except (FuserError, RuntimeError, ValueError, IndexError):
-        if not dynamic:
-            raise
-        return (), {}
-    return tuple(graphs), {name: tuple(choice[name] for choice in choices) for name in sizes if name in dynamic}
+    for choice in choices:
+        try:
+            graphs.append(_either(program, fitting(shapes, arrays, choice)))
+        except (FuserError, RuntimeError, ValueError, IndexError):
+            return ()
+    return tuple(graphs)
+
+
+def fitting(
+    shapes: Mapping[str, tuple[str | int, ...]], arrays: Mapping[str, mx.array], sizes: Mapping[str, int]
+) -> dict[str, mx.array]:
+    """The inputs at other sizes."""
+    return {
+        name: resized(arrays[name], [sizes[dim] if isinstance(dim, str) else dim for dim in shape])
+        for name, shape in shapes.items()
+    }
 
 
 def _either(program: OnnxProgram, arrays: Mapping[str, mx.array]) -> Graph:
