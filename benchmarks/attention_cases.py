@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,28 +86,31 @@ CASES = (
 )
 
 
-@dataclass(frozen=True)
-class Timed:
-    """What one way of computing took: the median in milliseconds, and bytes at the peak."""
-
-    milliseconds: float
-    peak: int
-    error: float
-
-
-def timed(run: Callable[[], mx.array], seconds: float = 1.0, most: int = 50) -> tuple[float, int]:
-    """The median time of a call in milliseconds, and the memory at the peak over what was held before."""
-    for _ in range(2):
-        mx.eval(run())
+def peak(run: Callable[..., mx.array], arrays: list[mx.array]) -> int:
+    """The memory that a call takes at the peak, over what is held before."""
+    mx.eval(run(*arrays))
+    mx.clear_cache()
     held = mx.get_active_memory()
     mx.reset_peak_memory()
-    times: list[float] = []
+    mx.eval(run(*arrays))
+    return mx.get_peak_memory() - held
+
+
+def timed(
+    runs: Sequence[Callable[..., mx.array] | None], arrays: list[mx.array], seconds: float = 2.0, most: int = 60
+) -> list[float]:
+    """The median time of a call of each in milliseconds; they take turns."""
+    times: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        for _ in range(3 if run else 0):
+            mx.eval(run(*arrays) if run else [])
     start = time.perf_counter()
-    while len(times) < 5 or (len(times) < most and time.perf_counter() - start < seconds):
-        before = time.perf_counter()
-        mx.eval(run())
-        times.append(time.perf_counter() - before)
-    return statistics.median(times) * 1e3, mx.get_peak_memory() - held
+    while len(times[0]) < 5 or (len(times[0]) < most and time.perf_counter() - start < seconds):
+        for run, found in zip(runs, times, strict=True):
+            before = time.perf_counter()
+            mx.eval(run(*arrays) if run else [])
+            found.append(time.perf_counter() - before)
+    return [statistics.median(found) * 1e3 if run else math.nan for run, found in zip(runs, times, strict=True)]
 
 
 def difference(found: Any, wanted: Any) -> float:

@@ -12,6 +12,8 @@ import argparse
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +68,11 @@ def main() -> None:
     """Measure and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        peak(options.peak)
+        return
     share = options.seconds / len(CASES)
     print(f"{host.threads()} cores, torch {torch.__version__ if torch else 'none'}, milliseconds")
     print("| case | naive | ours | numpy in blocks | torch sdpa | naive / ours | ours / torch | GFLOP/s | error |")
@@ -97,13 +103,20 @@ def main() -> None:
             f"| {ours / theirs:.2f} | {flops / ours / 1e6:.0f} | {error:.1e} |",
             flush=True,
         )
-    # memory: a length at which the scores alone would be 4 GB
-    case = Case("", 1, 4, 4, 16384, 16384, 64, F, True)
-    arrays = case.arrays()
+    for length in (4096, 8192, 16384):
+        # a process of its own: a peak is never forgotten
+        command = [sys.executable, __file__, "--peak", str(length)]
+        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout, end="")
+
+
+def peak(length: int) -> None:
+    """Print what one call adds to the process's peak."""
+    q, k, v = (np.array(array) for array in Case("", 1, 4, 4, length, length, 64, F, True).arrays())
+    host.attend(q[:, :, :64], k[:, :, :64], v[:, :, :64], scale=0.125)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    host.attend(*(np.array(array) for array in arrays), scale=case.scale, ahead=0)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory at 1x4x16384x64: {(after - before) / 1024:.0f} MiB more (scores: 4096 MiB, the arrays: 48)")
+    host.attend(q, k, v, scale=0.125, ahead=0)
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"1x4x{length}x64: {more:.0f} MiB at the peak, of scores alone {4 * length**2 * 4 / 2**20:.0f}")
 
 
 if __name__ == "__main__":

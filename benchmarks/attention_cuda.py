@@ -17,12 +17,12 @@ from typing import Any
 import mlx.core as mx
 
 import fuser
-from benchmarks.attention_cases import CASES, Case, difference, timed
+from benchmarks.attention_cases import CASES, Case, difference, peak, timed
 
 try:
     import torch
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None
 
 
 def by_torch(case: Case) -> tuple[float, float]:
@@ -91,20 +91,18 @@ def main() -> None:
             continue
         arrays = case.arrays()
         fast, compiled = fuser.optimize(case.naive), mx.compile(case.naive)
-        naive, most = timed(lambda case=case, arrays=arrays: case.naive(*arrays))
-        ways = [timed(lambda arrays=arrays, run=run: run(*arrays)) for run in (compiled, fast)]
-        hand = math.nan if case.softcap else timed(lambda case=case, arrays=arrays: case.by_hand(*arrays))[0]
+        numbers = timed([case.naive, compiled, fast, None if case.softcap else case.by_hand], arrays)
+        most, least = peak(case.naive, arrays), peak(fast, arrays)
         error = difference(fast(*arrays), case.naive(*arrays))
         (region,) = fast.report.regions
         del arrays
         mx.clear_cache()
         sdpa, inductor = by_torch(case)
-        cells = [naive, ways[0][0], ways[1][0], hand, sdpa, inductor]
-        numbers = " | ".join("" if math.isnan(cell) else f"{cell:.3f}" for cell in cells)
-        memory = f"{most / 1e9:.2f} -> {ways[1][1] / 1e9:.2f} GB"
+        cells = " | ".join("" if math.isnan(cell) else f"{cell:.3f}" for cell in [*numbers, sdpa, inductor])
+        memory = f"{most / 1e9:.2f} -> {least / 1e9:.2f} GB"
         kernel = region.kernel if region.verdict == "fused" else region.reason
         mask = f"{region.mask}; {kernel}"
-        print(f"| {case.name} | {numbers} | {memory} | {mask} | {error:.1e} |", flush=True)
+        print(f"| {case.name} | {cells} | {memory} | {mask} | {error:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     except OSError as error:
         raise InvalidModelError(f"{_origin(path)} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
-        raise InvalidModelError(f"{_origin(path)} is no ONNX model, or a part of one: was it downloaded whole?") from error
+        raise InvalidModelError(f"{_origin(path)} is no ONNX model, or only a part of one: is it whole?") from error
     except RecursionError:
         raise InvalidModelError(f"{_origin(path)}: graphs are nested too deeply") from None
     except Exception as error:  # parser and checker raise a dozen types, of three libraries
@@ -290,13 +290,13 @@ def _check_shape(info: ValueInfo, shape: tuple[int, ...], sizes: dict[str, tuple
         )
     for axis, (declared, size) in enumerate(zip(info.shape, shape, strict=True)):
         if isinstance(declared, int) and declared != size:
-            raise InvalidInputError(f"input {info.name!r} must be {_type(info)}, but axis {axis} of {list(shape)} is {size}")
+            found = f"axis {axis} of {list(shape)} is {size}"
+            raise InvalidInputError(f"input {info.name!r} must be {_type(info)}, but {found}")
         if isinstance(declared, str):
             known, where = sizes.setdefault(declared, (size, info.name))
             if known != size:
-                raise InvalidInputError(
-                    f"input {info.name!r} must be {_type(info)}, but {declared!r} is {known} in {where!r} and {size} here"
-                )
+                found = f"{declared!r} is {known} in {where!r} and {size} here"
+                raise InvalidInputError(f"input {info.name!r} must be {_type(info)}, but {found}")
 
 
 def _type(info: ValueInfo) -> str:

@@ -11,7 +11,7 @@ the group's head r / QUERIES. A row that sees no key, and has no sink, gives zer
 
 What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place
 in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT,
-SUMMED, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK (0 none,
+SUMMED, TILE_START, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK (0 none,
 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
 """
 
@@ -53,6 +53,7 @@ BODY = r"""
         slope = TAKE(slopes, head);
 
     for (int tile = start; tile < stop; tile += TILE) {
+        TILE_START
         REAL score[TILE];
         for (int some = 0; some < TILE; some += KEYS_AT_ONCE) {
             REAL product[KEYS_AT_ONCE];

@@ -32,6 +32,7 @@ SHARED = r"""
 #define DEPTH_HERE OWN_DEPTH
 #define WIDTH_HERE OWN_WIDTH
 #define TILE 16
+#define TILE_START
 #define TILE_HERE TILE
 #define KEYS_AT_ONCE 16
 #define VALUES_AT_ONCE 4

@@ -123,8 +123,14 @@ static inline REAL tangent(REAL x) {
 #define UNROLL_DEPTH
 #define UNROLL_WIDTH
 #define UNROLL_TILE
-// keys lie packed, KEYS_AT_ONCE of them number by number
-#define KEY_AT(key, c, i) const float *number = k + (int64_t)(key) * DEPTH + (i) * KEYS_AT_ONCE + (c);
+// keys lie packed, KEYS_AT_ONCE of them number by number: all of them from before, or one tile just now
+#define TILE_START \
+    const float *held = k + (int64_t)tile * DEPTH; \
+    if (!packed) { \
+        pack(held, room, std::min(TILE, keys - tile), depth); \
+        held = room; \
+    }
+#define KEY_AT(key, c, i) const float *number = held + ((key) - tile) * DEPTH + (i) * KEYS_AT_ONCE + (c);
 #define VALUE_AT(key, i) const float *number = v + (int64_t)(key) * padded + (i);
 #define GROUPS groups
 #define QUERIES queries
@@ -143,6 +149,13 @@ static inline REAL tangent(REAL x) {
 #define AHEAD ahead
 #define BEHIND behind
 
+static void pack(const float *source, float *target, int64_t keys, int64_t depth) {
+    for (int64_t first = 0; first < keys; first += KEYS_AT_ONCE)
+        for (int64_t c = 0; c < std::min<int64_t>(KEYS_AT_ONCE, keys - first); c++)
+            for (int64_t d = 0; d < depth; d++)
+                target[first * depth + d * KEYS_AT_ONCE + c] = source[(first + c) * depth + d];
+}
+
 static void attend_rows(const Problem &problem, const float *packed, const float *values, int group, int first) {
     const int groups = problem.groups, queries = problem.queries, keys = problem.keys;
     const int depth = problem.depth, width = problem.width, padded = problem.padded;
@@ -150,7 +163,8 @@ static void attend_rows(const Problem &problem, const float *packed, const float
     const int64_t filled = (keys + TILE - 1) / TILE * TILE;
     const int64_t batch = group / problem.heads, heads = group % problem.heads;
     const float *q = problem.q + (int64_t)group * groups * queries * depth;
-    const float *k = packed + group * filled * depth;
+    const float *k = packed ? packed + group * filled * depth : problem.k + (int64_t)group * keys * depth;
+    float room[TILE * WIDEST];
     const float *v = values + (int64_t)group * keys * padded;
     float *out = problem.out + (int64_t)group * groups * queries * width;
     const int64_t corner = batch * problem.mask_batch + heads * problem.mask_heads;
@@ -190,24 +204,23 @@ extern "C" void attend(Problem *given, int threads) {
     const int64_t all = problem.batch * problem.heads, filled = (keys + TILE - 1) / TILE * TILE;
     problem.padded = (width + VALUES_AT_ONCE - 1) / VALUES_AT_ONCE * VALUES_AT_ONCE;
     const bool pad = problem.padded != width;
-    std::vector<float> packed(all * filled * depth), room(pad ? all * keys * problem.padded : 0);
+    const int64_t blocks = (problem.groups * problem.queries + LANES - 1) / LANES;
+    // for a few rows (decoding) keys are packed as they are met
+    const bool before = blocks > 2;
+    std::vector<float> packed(before ? all * filled * depth : 0), room(pad ? all * keys * problem.padded : 0);
     shared_out(all, threads, [&](int64_t group) {
-        const float *source = problem.k + group * keys * depth;
-        float *target = packed.data() + group * filled * depth;
-        for (int64_t block = 0; block < keys; block += KEYS_AT_ONCE)
-            for (int64_t c = 0; c < std::min<int64_t>(KEYS_AT_ONCE, keys - block); c++)
-                for (int64_t d = 0; d < depth; d++)
-                    target[block * depth + d * KEYS_AT_ONCE + c] = source[(block + c) * depth + d];
+        if (before)
+            pack(problem.k + group * keys * depth, packed.data() + group * filled * depth, keys, depth);
         if (pad)
             for (int64_t key = 0; key < keys; key++)
                 std::copy_n(problem.v + (group * keys + key) * width, width,
                             room.data() + (group * keys + key) * problem.padded);
     });
     const float *values = pad ? room.data() : problem.v;
-    const int64_t blocks = (problem.groups * problem.queries + LANES - 1) / LANES;
+    const float *ready = before ? packed.data() : nullptr;
     shared_out(all * blocks, threads, [&](int64_t item) {
         // the last rows see most under a causal mask: they go first, so that threads end together
-        attend_rows(problem, packed.data(), values, item / blocks, (blocks - 1 - item % blocks) * LANES);
+        attend_rows(problem, ready, values, item / blocks, (blocks - 1 - item % blocks) * LANES);
     });
 }
 """

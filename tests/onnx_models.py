@@ -86,9 +86,9 @@ class Attend:
                        self._integers(0, 0, HEADS * DEPTH), output="y")  # fmt: skip
         else:
             self._node("MatMul", weights, v, output="y")
-        graph = helper.make_graph(
-            self._nodes, "attend", inputs, [helper.make_tensor_value_info("y", kind, None)], self._constants
-        )
+        shape = ["batch", "length", HEADS * DEPTH] if self.merged else ["batch", HEADS, "length", DEPTH]
+        output = helper.make_tensor_value_info("y", kind, shape)
+        graph = helper.make_graph(self._nodes, "attend", inputs, [output], self._constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
     def inputs(self, batch: int, length: int, keys: int) -> Arrays:

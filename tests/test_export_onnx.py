@@ -202,7 +202,7 @@ def test_causal_with_grouped_heads_below_opset_23(tmp_path: Path) -> None:
 
 def test_weights_that_are_wanted_stay(tmp_path: Path) -> None:
     model = Attend().model()
-    model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, [None] * 4))
     new, done = converted(model, tmp_path)
     assert done.fused == () and "used elsewhere" in done.kept[0][1]
     assert new == model
@@ -240,7 +240,7 @@ def test_operators_that_changed_are_changed(tmp_path: Path, opset: int) -> None:
     ]
     model.graph.node.extend(nodes)
     model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("z", "difference")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("z", "difference")
     )
     new, done = converted(model, tmp_path)
     assert len(done.fused) == 1 and done.opset == 23
@@ -253,7 +253,7 @@ def test_operators_that_mean_something_else_are_named(tmp_path: Path) -> None:
     model = Attend(opset=18).model()
     model.graph.input.append(helper.make_tensor_value_info("grid", TensorProto.FLOAT, ["batch", 2, 2, 2]))
     model.graph.node.append(helper.make_node("GridSample", ["y", "grid"], ["z"], "sampler"))
-    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
     with pytest.raises(OpsetError, match=r"GridSample changed at opset 20 \('sampler'\)"):
         converted(model, tmp_path)
     _, done = converted(model, tmp_path, opset=18)

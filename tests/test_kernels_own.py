@@ -62,7 +62,9 @@ def check(size: Size, options: Options, dtype: mx.Dtype) -> None:
     batch, heads, shared, rows, columns, depth, width = size
     shapes = (batch, heads, rows, depth), (batch, shared, columns, depth), (batch, shared, columns, width)
     arrays = [mx.array(normal(*shape)).astype(dtype) for shape in shapes]
-    given = {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()}
+    given: Options = {
+        name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()
+    }
     scale = 2 * depth**-0.5
     found = own.attend(arrays[0], arrays[1], arrays[2], scale=scale, **given)
     assert found.dtype == dtype and found.shape == (batch, heads, rows, width)

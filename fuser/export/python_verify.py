@@ -16,7 +16,7 @@ TOLERANCE = {mx.float16: 1e-2, mx.bfloat16: 4e-2}
 
 
 def compare(source: tuple[str, Mapping[str, mx.array]], program: OnnxProgram, inputs: Mapping[str, mx.array]) -> bool:
-    """Run both on the same inputs; false where the model itself does not run, raises `ConvertError` where they differ."""
+    """Run both on the same inputs; false where the model does not run, raises `ConvertError` where they differ."""
     text, weights = source
     try:
         expected = program(**inputs)
