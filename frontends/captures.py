@@ -30,7 +30,7 @@ def captures(fn: Any) -> list[Any]:
             # an optimized function brings along what the original does
             stack += filter(None, [getattr(each, "original", None)])
         elif isinstance(each, types.FunctionType):
-            if (each.__module__ or "").split(".")[0] in ("mlx", "fuser"):
+            if is_mlx(each):
                 # a transformation of MLX: what it wraps is in its closure
                 held = [cell.cell_contents for cell in each.__closure__ or () if _filled(cell)]
                 roots.update((id(value), value) for value in held if isinstance(value, nn.Module))
@@ -40,7 +40,7 @@ def captures(fn: Any) -> list[Any]:
                 defaults = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
                 roots.update((id(value), value) for value in defaults if isinstance(value, dict | list))
                 held = [*variables.values(), *defaults]
-            stack += filter(_is_function, held)
+            stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
         elif isinstance(each, functools.partial):
             parts = [each.func, *each.args, *each.keywords.values()]
             roots.update((id(part), part) for part in parts if not _is_function(part))
@@ -56,10 +56,30 @@ def captures(fn: Any) -> list[Any]:
             stack += filter(_is_function, parts)
         elif isinstance(each, nn.Module):
             roots[id(each)] = each
+            kinds = dict.fromkeys(type(module) for _, module in paths_of(each))
+            stack += [method for kind in kinds for method in _methods(kind)]
         elif hasattr(each, "__dict__") and callable(each) and not isinstance(each, type):
             roots[id(each)] = each
             stack.append(type(each).__call__)
     return list(roots.values())
+
+
+def _methods(kind: type) -> list[Any]:
+    """The functions of a module's class that a call of it may reach, but for MLX's own."""
+    found: dict[str, Any] = {}
+    names = ["__call__"]
+    while names:
+        name = names.pop()
+        method = getattr(kind, name, None)
+        if name not in found and isinstance(method, types.FunctionType) and not is_mlx(method):
+            found[name] = method
+            names += method.__code__.co_names
+    return list(found.values())
+
+
+def is_mlx(function: types.FunctionType) -> bool:
+    """Whether a function is MLX's or ours: it reads nothing that changes."""
+    return (function.__module__ or "").split(".")[0] in ("mlx", "fuser")
 
 
 def _is_function(value: Any) -> bool:

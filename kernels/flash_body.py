@@ -11,8 +11,8 @@ the group's head r / QUERIES. A row that sees no key, and has no sink, gives zer
 
 What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place
 in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT,
-SUMMED, TILE_START, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK (0 none,
-1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
+SUMMED, TILE_START, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK
+(0 none, 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
 """
 
 BODY = r"""

@@ -74,19 +74,22 @@ class _Region:
         three: Layout = (roles["B"], roles["Q"], self._heads + self._width)
         flat = self._flat(value)
         form = three if flat else four
-        output = min(chain, key=lambda name: (layouts.cost(form, chain[name]), list(chain).index(name)))
-        # what is made for other regions too must stand before the first of them: that is at the root
         if self._opset >= ATTENTION:
             made = self._attention(masks, value, flat=flat)
         else:
             made, form = self._multi_head(masks, value), three
-            output = min(chain, key=lambda name: (layouts.cost(form, chain[name]), list(chain).index(name)))
         op, inputs, attributes, mask = made
+        by_head = bool(mask.kept and set(mask.layout[-3] if len(mask.layout) > 2 else ()) & set(self._heads))
+        between = form == three and by_head
+        form = four if between else form
+        output = min(chain, key=lambda name: (layouts.cost(form, chain[name]), list(chain).index(name)))
         after = self._after(mask, form)
-        direct = chain[output] == form and not after
+        direct = chain[output] == form and not after and not between
         if op != "Attention":
             attributes["domain"] = MICROSOFT
         names = self._editor.add(layouts.place, op, inputs, stem, output if direct else "", **attributes)
+        if between:
+            names = layouts.relay(names, three, four)
         for place, (step, extra, first) in enumerate(after):
             last = place == len(after) - 1 and chain[output] == form
             operands = [extra[0], names, *extra[1:]] if first else [names, *extra]
@@ -210,8 +213,6 @@ class _Region:
         count = self._layouts.size(self._heads)
         if count is None:
             raise Unexpressed("the number of heads is dynamic")
-        if not self._masked_by_rows():
-            raise Unexpressed("rows are masked for each head on its own, which needs opset 23")
         mask = masks.made(boolean=False)
         grouped = bool(roles["G"]) and mask.causal and self._width_of_depth()
         batch, heads = roles["B"], roles["H"] if grouped else self._heads

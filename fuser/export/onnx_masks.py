@@ -24,6 +24,8 @@ from fuser.frontends.onnx_types import number_of
 # as low as a mask may go: no score survives the sum, and no kernel takes it for the lowest number that there is
 LOWEST = {mx.float32: -1e30, mx.bfloat16: -1e30, mx.float64: -1e30, mx.float16: -6e4}
 
+LARGEST = {mx.float32: 3.4028235e38, mx.bfloat16: 3.3895314e38, mx.float64: 1.7976931348623157e308, mx.float16: 65504}
+
 
 @dataclass
 class OnnxMask:
@@ -67,14 +69,21 @@ class Masks:
         if floored and found.guarded:
             raise Unexpressed("a floor below the masked scores meets a guard against NaN")
         kept = ""
-        infinite = not sure and not floored and found.empty in ("nan", "zero")
+        infinite = not sure and not floored and self._overflows()
         if infinite:
             largest = self._shared("ReduceMax", [total, *self._axes()], "largest", **self._axes_attribute())
             kept = self._shared("Greater", [largest, self._number(-math.inf)], "kept")
         filled = not outer and inner.kind == "keep" and inner.fill > -math.inf
         if floored or not (sure or filled):
-            total = self._raised(total, whole=not infinite and len(found.steps) == 1)
+            total = self._raised(total, whole=not infinite)
         return OnnxMask(total, layout, False, False, kept, 0.0 if found.guarded else math.nan)
+
+    def _overflows(self) -> bool:
+        """Whether the sum of the masks may be -inf somewhere: each, or all together, are as low."""
+        low = 0.0
+        for step in reversed(self._found.steps):
+            low = low + step.low if step.kind == "add" else min(low, step.low)
+        return not low >= -float(LARGEST[self._dtype])
 
     def _raised(self, total: str, *, whole: bool) -> str:
         """The mask without finite numbers so low that a kernel takes them for -inf; `whole`: there is no -inf in it."""

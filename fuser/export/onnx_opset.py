@@ -17,10 +17,11 @@ from fuser.export.onnx_edit import Editor, every
 # operators that mean something else from a version on, though inputs and attributes may look the same
 CHANGED = {
     ("Softmax", 13): "", ("LogSoftmax", 13): "", ("Hardmax", 13): "", ("RoiAlign", 16): "",
-    ("AveragePool", 19): "ceil_mode", ("GridSample", 20): "", ("DFT", 20): "", ("GroupNormalization", 21): "",
+    ("AveragePool", 19): "ceil_mode", ("DFT", 20): "", ("GroupNormalization", 21): "",
     ("Resize", 11): "", ("Upsample", 10): "", ("Dropout", 12): "", ("Clip", 11): "", ("Pad", 11): "",
     ("Slice", 10): "", ("TopK", 10): "", ("Scan", 9): "",
 }  # fmt: skip
+SAMPLING = {"bilinear": "linear", "bicubic": "cubic"}
 # their `axes` went from an attribute to an input
 AXES = {
     "ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13, "ReduceL1": 18, "ReduceL2": 18, "ReduceLogSum": 18,
@@ -109,6 +110,14 @@ def _raised(editor: Editor, node: NodeProto, version: int, target: int, place: i
             return "Split in an inner graph takes the number of outputs from opset 18"
         changed = _copy(node)
         changed.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+        _exchange(editor, place, changed)
+        return ""
+    if node.op_type == "GridSample" and old < 20 <= new:
+        if place is None:
+            return "GridSample in an inner graph calls its modes by other names from opset 20"
+        mode = attributes.get("mode", b"bilinear").decode()
+        changed = _copy(node, without="mode")
+        changed.attribute.append(helper.make_attribute("mode", SAMPLING.get(mode, mode)))
         _exchange(editor, place, changed)
         return ""
     return _differs(node, defs.get_schema(node.op_type, version, ""), defs.get_schema(node.op_type, target, ""))

@@ -30,6 +30,8 @@ class MaskStep:
     inverted: bool
     known: bool
     """Whether its value depends on shapes only."""
+    low: float
+    """No element is lower, scaled."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def joined(left: Found, right: Found) -> Found | str:
         left.roles,
         sizes,
         tuple(
-            MaskStep(a.kind, _common(a.array, b.array), a.scale, a.fill, a.inverted, a.known)
+            MaskStep(a.kind, _common(a.array, b.array), a.scale, a.fill, a.inverted, a.known, min(a.low, b.low))
             for a, b in zip(left.steps, right.steps, strict=True)
         ),
         left.kind if left.kind == right.kind else "mixed",

@@ -7,6 +7,7 @@ called `B0`, `Q0`, ... by their role) is what may be written into a model whose 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
@@ -16,11 +17,12 @@ from fuser.export.onnx_region import Found, Layout, MaskStep, Names, ProductName
 from fuser.export.onnx_samples import blanks, size_sets
 from fuser.frontends.mlx import trace
 from fuser.frontends.onnx import OnnxProgram
+from fuser.ir.bounds import bounds
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
 from fuser.patterns.attention import Attention, attention
 from fuser.patterns.axes import VIEWS, Axis, Dim, Dims, after, axes_of, resolve, size_of
-from fuser.patterns.cursor import Miss, Program, Term
+from fuser.patterns.cursor import Mask, Miss, Program, Term
 from fuser.patterns.softmax import Softmax, softmaxes
 
 log = logging.getLogger("fuser")
@@ -107,6 +109,7 @@ class _Trace:
                     mask.fill,
                     mask.inverted,
                     self.known.is_known(mask.term.value),
+                    self._low(mask),
                 )
             )
         queries, keys = size_of(region.roles.queries), size_of(region.roles.keys)
@@ -145,6 +148,15 @@ class _Trace:
             region.softmax.scores.dtype,
             region.cap.number if region.cap is not None else 0.0,
         )
+
+    def _low(self, mask: Mask) -> float:
+        """A bound below what a mask adds."""
+        if mask.kind != "add":
+            return mask.fill
+        known = self.known.array(mask.term.value)
+        ends = bounds(self.graph, self.known, mask.term.value) if known is None else (known.min(), known.max())
+        scaled = [float(end) * mask.scale.number for end in ends]
+        return min(scaled) if not any(map(math.isnan, scaled)) else -math.inf
 
 
 def _terms(places: Sequence[_Places], terms: Sequence[Term], names: Mapping[Axis, str]) -> tuple[Names, ...]:

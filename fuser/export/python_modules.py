@@ -45,6 +45,7 @@ class Tree:
         self.inputs: list[Op] = []
         """The inputs of the whole model, in its order."""
         _strip(self._ops())
+        self._adopt()
         self.repeats = {repeat.path: repeat for repeat in settle(outputs)}
         self._sink()
         self._collapse()
@@ -77,6 +78,26 @@ class Tree:
                     op.path = path[:-1]
                 changed = True
 
+    def _adopt(self) -> None:
+        """What has lost its name but lies between two operations of one module belongs to that module."""
+        readers = users(self.results)
+        ops = self._ops()
+        above: dict[Op, Path] = {}
+        below: dict[Op, Path] = {}
+        for op in ops:
+            above[op] = op.path or max((above[arg] for arg in op.args if arg in above), key=len, default=())
+        for op in reversed(ops):
+            paths = [below[user] for user in readers[op]]
+            below[op] = op.path or (_common(paths) if op not in self.results else ())
+        for op in ops:
+            op.path = op.path or _common([above[op], below[op]])
+        for op in ops:
+            for arg in op.args:
+                for user in readers[op]:
+                    shared = _common([arg.path, user.path]) if arg.kind not in LEAVES else ()
+                    if len(shared) > len(op.path) and within(shared, op.path) and op not in self.results:
+                        op.path = shared
+
     def _sink(self) -> None:
         """What depends on nothing is computed where it is used, when that is one place."""
         readers = users(self.results)
@@ -105,13 +126,41 @@ class Tree:
         while True:
             root = self._grow()
             tangled = self._tangled(root)
-            if tangled is None:
+            if not tangled:
                 self._connect(root)
                 return root
-            if tangled in self.repeats:
-                del self.repeats[tangled]
+            if any(self._hoist(path) for path in tangled):
                 continue
-            self._free(tangled)
+            # equal modules with others between them are no loop
+            listed = next((path for path in tangled if path in self.repeats), None)
+            if listed is not None:
+                del self.repeats[listed]
+            else:
+                self._free(tangled[0])
+
+    def _hoist(self, path: Path) -> bool:
+        """Compute in the caller what a module is needed for before it has its own arguments: masks, positions."""
+        ops = self._ops()
+        inside = {op for op in ops if within(op.path, path)}
+        after: set[Op] = set()
+        for op in ops:
+            if any(arg in after or arg in inside for arg in op.args) and op not in inside:
+                after.add(op)
+        readers = users(self.results)
+        before: set[Op] = set()
+        for op in reversed(ops):
+            if any(user in before or user in inside for user in readers[op]) and op not in inside:
+                before.add(op)
+        between = after & before
+        early: set[Op] = set()
+        for op in reversed(ops):
+            if op in inside and any(user in early or user in between for user in readers[op]):
+                early.add(op)
+        if not early or any(op.kind in LAYERS for op in early):
+            return False
+        for op in early:
+            op.path = path[: len(path) - len(_last(path))]
+        return True
 
     def _grow(self) -> Module:
         root = Module(())
@@ -137,8 +186,8 @@ class Tree:
             module(op.path).ops.append(op)
         return root
 
-    def _tangled(self, module: Module) -> Path | None:
-        """A module (or list) that would have to be called before it has its arguments."""
+    def _tangled(self, module: Module) -> list[Path]:
+        """The modules (and lists) that would have to be called before they have their arguments, the smallest first."""
         items: list[tuple[Path | None, set[Op]]] = [(None, {op}) for op in module.ops]
         items += [(child.path, set(child.all_ops)) for child in module.children]
         items += [(loop.path, {op for child in loop.children for op in child.all_ops}) for loop in module.loops]
@@ -147,22 +196,20 @@ class Tree:
             {owner[arg] for op in ops for arg in op.args if arg in owner} - {place}
             for place, (_, ops) in enumerate(items)
         ]
-        done: set[int] = set()
         waiting = set(range(len(items)))
         while True:
-            ready = {place for place in waiting if reads[place] <= done}
+            ready = {place for place in waiting if not reads[place] & waiting}
             if not ready:
                 break
-            done |= ready
             waiting -= ready
-        stuck = [items[place] for place in waiting if items[place][0] is not None]
+        stuck = [place for place in waiting if items[place][0] is not None and _reaches(place, reads, waiting)]
         if stuck:
-            return min(stuck, key=lambda item: len(item[1]))[0]
+            return [path for place in sorted(stuck, key=lambda each: len(items[each][1])) if (path := items[place][0])]
         for child in [*module.children, *(child for loop in module.loops for child in loop.children)]:
             found = self._tangled(child)
-            if found is not None:
+            if found:
                 return found
-        return None
+        return []
 
     def _connect(self, root: Module) -> None:
         readers = users(self.results)
@@ -196,11 +243,34 @@ def _strip(ops: Sequence[Op]) -> None:
     while True:
         paths = {op.path for op in ops if op.path}
         heads = {path[0] for path in paths}
-        owned = any(len(path) == 1 and any(op.path == path and op.kind in LAYERS for op in ops) for path in paths)
-        if len(heads) != 1 or owned or any(len(path) > 1 and path[1].isdigit() for path in paths):
+        deep = any(len(path) > 1 for path in paths)
+        if len(heads) != 1 or not deep or any(len(path) > 1 and path[1].isdigit() for path in paths):
             return
         for op in ops:
             op.path = op.path[1:]
+
+
+def _reaches(start: int, reads: Sequence[set[int]], among: set[int]) -> bool:
+    """Whether an item reads, over others, from itself."""
+    seen: set[int] = set()
+    stack = list(reads[start] & among)
+    while stack:
+        place = stack.pop()
+        if place == start:
+            return True
+        if place not in seen:
+            seen.add(place)
+            stack.extend(reads[place] & among)
+    return False
+
+
+def _common(paths: Sequence[Path]) -> Path:
+    """The module that all of these are in."""
+    shared = paths[0] if paths else ()
+    for path in paths[1:]:
+        length = next((n for n, pair in enumerate(zip(shared, path, strict=False)) if pair[0] != pair[1]), None)
+        shared = shared[: min(len(shared), len(path)) if length is None else length]
+    return shared
 
 
 def _last(path: Path) -> Path:

@@ -173,6 +173,11 @@ def _reduce(s: Site) -> Op:
     if x.kind == "full" and REDUCE[kind] in ("all", "any", "min", "max"):
         return s.rules.full(x.args[0], s.shape)
     places = tuple(sorted(s.axis(axis) for axis in axes))
+    inner = x.args[0] if x.kind == "broadcast" else x
+    if inner is not x and inner.ndim == x.ndim and all(inner.shape[axis] == x.shape[axis] for axis in places):
+        # what is repeated along another axis is reduced once
+        small = tuple((1,) * len(dim) if axis in places else dim for axis, dim in enumerate(inner.shape))
+        return s.rules.expand(s.rules.op("reduce", (inner,), (REDUCE[kind], places, True), small, s.dtype), s.shape)
     return s.rules.op("reduce", (x,), (REDUCE[kind], places, True), s.shape, s.dtype)
 
 

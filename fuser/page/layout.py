@@ -17,7 +17,7 @@ ROLE = 14
 GAP = 18
 LEVEL = 68
 MARGIN = 10
-SWEEPS = 24
+SWEEPS = 120
 SPINE = {"walked", "softmax", "stop"}
 
 
@@ -96,7 +96,7 @@ def _spots(picture: Picture) -> tuple[list[_Spot], list[tuple[list[int], float]]
         measure(box)
     deepest = max(depth, default=0)
     spots = [
-        _Spot(width_of(box), 4.0 if box.kind in ("walked", "softmax", "stop", "kernel") else 1.0, deepest - d, [], [])
+        _Spot(width_of(box), 40.0 if box.kind in ("walked", "softmax", "stop", "kernel") else 1.0, deepest - d, [], [])
         for box, d in zip(picture.boxes, depth, strict=True)
     ]
     routes: list[tuple[list[int], float]] = []
