@@ -114,17 +114,11 @@ def _matters(value: Any) -> bool:
     return not isinstance(value, types.ModuleType | type) and is_small(value)
 
 
-def modules_in(roots: list[Any]) -> list[nn.Module]:
-    """The modules that `roots` lead to, without those inside of other modules."""
-    return [module for _, module in _tops(roots)]
-
-
-def modules_of(roots: list[Any]) -> dict[int, str]:
-    """The names of all modules that `roots` lead to, by id.
+def names_in(tops: list[tuple[str, nn.Module]]) -> dict[int, str]:
+    """The names of all modules in some outermost ones, by id.
 
     They are paths, after the name of the variable that holds the outermost module, if there are several.
     """
-    tops = _tops(roots)
     names: dict[int, str] = {}
     for name, top in tops:
         for path, module in paths_of(top):
@@ -133,7 +127,8 @@ def modules_of(roots: list[Any]) -> dict[int, str]:
     return names
 
 
-def _tops(roots: list[Any]) -> list[tuple[str, nn.Module]]:
+def tops_of(roots: list[Any]) -> list[tuple[str, nn.Module]]:
+    """The modules that `roots` lead to, without those inside of other modules, with the names that hold them."""
     found: dict[int, tuple[str, nn.Module]] = {}
     seen: set[int] = set()
     stack = [("", root) for root in reversed(roots)]
@@ -150,6 +145,8 @@ def _tops(roots: list[Any]) -> list[tuple[str, nn.Module]]:
             stack += [(_joined(name, number), child) for number, child in enumerate(each)]
         elif _looked_into(each):
             stack += [(_joined(name, key), child) for key, child in vars(each).items()]
+    if len(found) == 1:
+        return list(found.values())
     inner = {id(module) for _, top in found.values() for path, module in paths_of(top) if path}
     return [(name, module) for name, module in found.values() if id(module) not in inner]
 

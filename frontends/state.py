@@ -46,6 +46,7 @@ class Held:
     """
 
     def __init__(self, roots: Sequence[Any], known: Walk | None = None) -> None:
+        self.roots = roots
         walk = Walk(known.index if known is not None else None, lenient=True)
         spec = walk.walk(tuple(roots))
         self.objects, self.stores, self.ids = walk.objects, walk.stores, walk.index.keys()

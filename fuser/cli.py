@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import mlx.core as mx
 
-from fuser.api import explain, optimize
+from fuser.api import explain_with_graphs, optimize
 from fuser.api import verify as verify_call
 from fuser.cli_errors import Commands, Problem
 from fuser.cli_files import check_writable, replacing, save
@@ -20,6 +20,7 @@ from fuser.cli_inputs import dimensions
 from fuser.cli_programs import Program, outputs, program
 from fuser.cli_report import console, show_report, show_verification, summary
 from fuser.model import Model
+from fuser.page import write_page
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +57,10 @@ def main(traceback: bool) -> None:
 @_dims
 @_inputs
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that.")
-def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None) -> None:
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page, with each region drawn."
+)
+def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None, html: Path | None) -> None:
     """Say of every softmax in MODEL whether it is fused, and why not.
 
     Without --inputs, an ONNX model gets inputs of its declared shapes.
@@ -64,10 +68,15 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
     alone = json_to == "-"
     if json_to is not None and not alone:
         check_writable(Path(json_to))
+    if html is not None:
+        check_writable(html)
     with _stdout_for_us():
         target = program(model)
         args, kwargs = target.arguments(inputs, dimensions(dims))
-        found = replace(explain(target.fn, *args, **kwargs), program=model)
+        found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
+        found = replace(found, program=model)
+    if html is not None:
+        write_page(html, found, before, after)
     if alone:
         click.echo(found.to_json())
         return

@@ -13,7 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from fuser.errors import TraceError
-from fuser.frontends.captures import captures, modules_in, modules_of
+from fuser.frontends.captures import captures, names_in, tops_of
 from fuser.frontends.mlx import trace
 from fuser.frontends.state import Change, Held, RandomState, random_state, readable, swapped
 from fuser.frontends.trees import Slot, Spec, Walk, loosened
@@ -41,6 +41,8 @@ class Traced:
     arguments: int
     counts: tuple[int, int]
     """How many arrays the results hold, and how many the changes."""
+    same: list[int]
+    """Which array object each of those is: the number of an input, or, from -1 downwards, one of the program's own."""
     seconds: float
 
 
@@ -78,7 +80,7 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
     """Trace the call `fn(*args, **kwargs)`; arrays of `state` and of modules in `fn` are further inputs."""
     call = Call(args, kwargs)
     roots = captures(fn)
-    inputs = [*state, *modules_in(roots)]
+    inputs = [*state, *(module for _, module in tops_of(roots))]
     held = Held([*inputs, *roots], call.walk)
     # other captured arrays are constants of the graph, though what happens to their containers is undone
     count = len(Held(inputs, call.walk).slots)
@@ -104,16 +106,20 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
             seen["results"] = found.walk(result)
             seen["count"] = len(found.arrays)
             seen["changes"] = changes(found)
+            known = {id(array): number for number, array in enumerate(inputs)}
+            seen["same"] = [known.setdefault(id(array), len(inputs) - 1 - len(known)) for array in found.arrays]
             return found.arrays
 
     objects = [*walk.objects, *held.objects]
     modules = [each for each in objects if isinstance(each, nn.Module)]
-    names = modules_of([*captures(fn), *walk.objects, *held.objects]) if modules else {}
+    # what the program itself holds gives the better names
+    tops = tops_of([*captures(fn), *held.roots, call.args, call.kwargs]) if modules else []
+    names = names_in(tops)
     with turns.tracing():
         traced = trace(program, arrays, names, modules)
     _refuse_aliases(arrays, traced.mutated)
     # what a module holds can be trained: it is seen at every call, and not read as a number
-    trained = {id(array) for module in modules for array in parameters_of(module)}
+    trained = {id(array) for _, module in tops for array in parameters_of(module)}
     inputs = zip(traced.graph.inputs, arrays, strict=False)
     traced.graph.state = frozenset(node for node, array in inputs if id(array) in trained)
     places: list[Slot | RandomSlot] = [*held.slots, *([RandomSlot(random_state)] if traced.draws else [])]
@@ -128,6 +134,7 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
         traced.draws,
         count,
         counts,
+        seen["same"],
         seconds,
     )
 

@@ -28,11 +28,21 @@ class Replay:
         self._aside = bool(traced.changes or traced.mutated or traced.draws)
         results, changes = traced.counts
         _refuse_reshaped(graph, traced, results + changes)
-        # what is an input already is handed on as it is, and what is given twice is computed once
+        # what is an input already is not computed, and what is given twice is computed once
         computed = list(dict.fromkeys(output for output in graph.outputs if output not in inputs))
         place = {output: number for number, output in enumerate(computed)}
-        self._picks = [inputs[output] - len(inputs) if output in inputs else place[output] for output in graph.outputs]
-        self._straight = self._picks == list(range(len(computed)))
+        # places from the end are inputs
+        picks = [inputs[output] - len(inputs) if output in inputs else place[output] for output in graph.outputs]
+        taken: dict[int, int] = {}
+        self._handles = []
+        for number, same in enumerate(traced.same):
+            if same >= 0:
+                picks[number] = same - len(inputs)
+            elif picks[number] < 0 or taken.setdefault(picks[number], same) != same:
+                # the program has two array objects of one value: one may be updated in place without the other
+                self._handles.append(number)
+        self._picks = picks
+        self._straight = picks == list(range(len(computed))) and not self._handles
         trimmed = graph.copy()
         trimmed.outputs = computed
         trimmed.prune()
@@ -59,9 +69,11 @@ class Replay:
         made = self._flat(inputs)
         if self._straight:
             return made
-        # places from the end are inputs
         both = [*made, *inputs]
-        return [both[pick] for pick in self._picks]
+        given = [both[pick] for pick in self._picks]
+        for number in self._handles:
+            given[number] = given[number][...]
+        return given
 
     def finish(self, outputs: list[mx.array], inputs: Sequence[mx.array], call: Call | None, held: Held) -> Any:
         """The results of the call; what it changes is changed."""

@@ -85,6 +85,13 @@ def test_json_into_a_file_beside_the_table(run: Run, llama: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
 
 
+def test_a_page_beside_the_table(run: Run, llama: Path, tmp_path: Path) -> None:
+    result = run("report", llama, "--html", "report.html")
+    assert result.exit_code == 0 and "2 of 2 attentions fused" in result.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and "2 of 2 attentions fused" in page
+
+
 def test_what_a_program_prints_stays_out_of_the_json(run: Run, programs: Path) -> None:
     result = run("report", "programs:alone", "--json", "-")
     assert json.loads(result.stdout)["counts"]["fused"] == 1

@@ -251,12 +251,25 @@ def test_operators_that_changed_are_changed(tmp_path: Path, opset: int) -> None:
         same(was, now)
 
 
-def test_operators_that_mean_something_else_are_named(tmp_path: Path) -> None:
+def test_grid_sample_calls_its_modes_by_other_names(tmp_path: Path) -> None:
     model = Attend(opset=18).model()
     model.graph.input.append(helper.make_tensor_value_info("grid", TensorProto.FLOAT, ["batch", 2, 2, 2]))
-    model.graph.node.append(helper.make_node("GridSample", ["y", "grid"], ["z"], "sampler"))
+    model.graph.node.append(helper.make_node("GridSample", ["y", "grid"], ["z"], "sampler", mode="bicubic"))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
-    with pytest.raises(OpsetError, match=r"GridSample changed at opset 20 \('sampler'\)"):
+    new, done = converted(model, tmp_path)
+    assert len(done.fused) == 1
+    inputs = Attend().inputs(2, 3, 4) | {"grid": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 2, 2, 2)}
+    for was, now in zip(answers(model, inputs), answers(new, inputs), strict=True):
+        same(was, now)
+
+
+def test_operators_that_mean_something_else_are_named(tmp_path: Path) -> None:
+    model = Attend(opset=18).model()
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "ones"))
+    node = helper.make_node("GroupNormalization", ["y", "ones", "ones"], ["z"], "norm", num_groups=2)
+    model.graph.node.append(node)
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
+    with pytest.raises(OpsetError, match=r"GroupNormalization changed at opset 21 \('norm'\)"):
         converted(model, tmp_path)
     _, done = converted(model, tmp_path, opset=18)
     assert len(done.fused) == 1

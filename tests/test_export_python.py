@@ -134,7 +134,7 @@ def test_the_llama_reads_as_a_person_would_write_it(written: Written) -> None:
         "return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))",
         "self.input_layernorm = nn.RMSNorm(64, eps=1e-6)",
         "mask = mx.where(mx.tri(seq, dtype=mx.bool_)[None, None] & keep, 0.0, -1e30)",
-        "self.layers = [ModelLayer() for _ in range(2)]",
+        "self.layers = [LlamaDyn18Layer() for _ in range(2)]",
         "x = layer(x, cos, sin, mask)",
     ):
         assert f"        {line}\n" in text, line
@@ -225,6 +225,27 @@ def test_names_that_python_does_not_have(tmp_path: Path) -> None:
     inputs: dict[str, Any] = {"in.0": np.ones(3, np.float32)}
     export_python(fuser.load_onnx(tmp_path / "m.onnx"), tmp_path / "out.py", **inputs)
     assert loaded(tmp_path / "out.py")(**{"in.0": mx.ones(5)})["y"].tolist() == [-1.0] * 5
+
+
+def test_what_a_model_calls_things_is_never_code(tmp_path: Path) -> None:
+    name = 'x"""\nraise SystemExit(1)\n"""'
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [name, "w"], ["h"], name='/path/zip/lambda"""/MatMul'),
+            helper.make_node("Softmax", ["h"], [name + "y"], name="/self/None/S"),
+        ],
+        "small",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["range", 'd"""', 4])],
+        [helper.make_tensor_value_info(name + "y", TensorProto.FLOAT, ["range", 'd"""', 4])],
+        [numpy_helper.from_array(np.eye(4, dtype=np.float32), "import os; w")],
+    )
+    graph.node[0].input[1] = "import os; w"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    inputs: dict[str, Any] = {name: np.ones((2, 3, 4), np.float32)}
+    export_python(fuser.load_onnx(tmp_path / "m.onnx"), tmp_path / "path.py", **inputs)
+    found = loaded(tmp_path / "path.py")(**{name: mx.ones((1, 2, 4))})
+    assert list(found) == [name + "y"]
+    assert np.allclose(np.array(found[name + "y"]), 0.25)
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

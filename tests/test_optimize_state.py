@@ -241,3 +241,26 @@ def test_globals_that_methods_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "FACTOR", FACTOR * 3)
     same(fast(X), block(X))
     assert fast.traces == 1
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_which_arrays_are_the_same_object(fuse: bool) -> None:
+    def program(x: mx.array, state: dict[str, Any]) -> Any:
+        x[0] = 7.0
+        y = x * 2
+        state["y"], state["x"], state["copy"] = y, x, y[...]
+        return x, y, y, y[...], x[...]
+
+    fast = fuser.optimize(program, fuse=fuse)
+    for _ in range(2):
+        outcomes = []
+        for call in (fast, program):
+            x, state = arrays((4,))[0], dict[str, Any]()
+            results = call(x, state)
+            everything = [x, *results, *state.values()]
+            outcomes.append([[one is other for other in everything] for one in everything])
+            results[1][1] = -1.0
+            x[2] = -2.0
+            outcomes.append([array.tolist() for array in everything])
+        assert outcomes[:2] == outcomes[2:]
+    assert fast.traces == 1

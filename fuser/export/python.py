@@ -17,7 +17,7 @@ from fuser.export.python_dims import Unnamed
 from fuser.export.python_format import wrapped
 from fuser.export.python_ir import CONST, INPUT, LAYERS, ConvertError, Op, ordered
 from fuser.export.python_lift import Lift, fingerprint
-from fuser.export.python_modules import Tree, identifier
+from fuser.export.python_modules import SPOKEN, Tree, identifier
 from fuser.export.python_trace import Traces, example, fitting, traces
 from fuser.export.python_verify import compare
 from fuser.frontends.onnx import OnnxProgram
@@ -109,7 +109,11 @@ def _written(program: OnnxProgram, attempt: Traces, name: str) -> Source:
             op.name = _attribute(op.name)
         elif op.kind in LAYERS:
             op.name = ""
-    symbols = {sizes: identifier(symbol, "size") for symbol, sizes in attempt.symbols.items()}
+    symbols: dict[tuple[int, ...], str] = {}
+    for symbol, sizes in attempt.symbols.items():
+        stem = identifier(symbol, "size")
+        free = (stem if n < 2 else f"{stem}_{n}" for n in range(1, len(attempt.symbols) + 2))
+        symbols[sizes] = next(each for each in free if each not in symbols.values())
     tree = Tree(results)
     inputs = {op.attrs[0]: op for op in ordered(results) if op.kind == INPUT}
     for info in program.inputs:
@@ -122,7 +126,8 @@ def _written(program: OnnxProgram, attempt: Traces, name: str) -> Source:
             )
             inputs[info.name] = lift.rules.op(INPUT, (), (info.name,), shape, info.dtype)
     tree.inputs = [inputs[info.name] for info in program.inputs]
-    root = camel(name)
+    root = identifier(camel(name))
+    root = f"{root}Model" if root in SPOKEN or root.endswith("_") else root
     while True:
         try:
             classes = Classes(tree, symbols, root, outputs, _frozen(attempt))
@@ -157,10 +162,10 @@ def _file(program: OnnxProgram, attempt: Traces, root: str, classes: Classes, re
     body = "\n\n".join(classes.sources)
     lines = [f'"""{root}, an MLX program that mlx-fuser wrote from an ONNX model.', ""]
     lines += ["Inputs:", *(f"    {_described(info.name, attempt.shapes[info.name])}" for info in program.inputs)]
-    lines += ["Outputs:", *(f"    {info.name}" for info in program.outputs)]
+    lines += ["Outputs:", *(_shown(f"    {info.name}") for info in program.outputs)]
     if attempt.frozen:
         lines += ["", _ONLY]
-        lines += [f"    {name} = {size}" for name, size in attempt.frozen.items()]
+        lines += [_shown(f"    {name} = {size}") for name, size in attempt.frozen.items()]
     lines += ['"""', "", "from pathlib import Path", "", "import mlx.core as mx"]
     lines += ["import mlx.nn as nn", "", ""]
     text = "\n".join(lines) + "\n"
@@ -171,7 +176,12 @@ def _file(program: OnnxProgram, attempt: Traces, root: str, classes: Classes, re
 
 
 def _described(name: str, shape: tuple[str | int, ...]) -> str:
-    return f"{name} [{', '.join(map(str, shape))}]"
+    return _shown(f"{name} [{', '.join(map(str, shape))}]")
+
+
+def _shown(text: str) -> str:
+    """A model's own words inside of a docstring: they may be anything."""
+    return re.sub(r"[^\w\[\](){}.,:;/+*=<>@#$%&!? -]", "_", text)
 
 
 def _load(root: str, weights: bool) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from fuser.export.python_dims import Dims
-from fuser.export.python_format import WIDTH, wrapped
+from fuser.export.python_format import WIDTH, quoted, wrapped
 from fuser.export.python_hints import plain, roles, strong
 from fuser.export.python_ir import CONST, INPUT, LEAVES, NUMBER, Op, ordered
-from fuser.export.python_modules import Loop, Module, identifier
+from fuser.export.python_modules import SPOKEN, Loop, Module, identifier
 from fuser.export.python_rules import FLOATS
-from fuser.export.python_spell import Text, literal, spell
+from fuser.export.python_spell import Text, dtype_name, literal, spell
 
 # an expression of more parts than this is taken apart
 PARTS = 5
@@ -75,7 +75,7 @@ class Body:
                 if name not in ("x", "y", "z", "index"):
                     called.setdefault(arg, name)
         self._roles = roles([op for op in self._order if op in own], called)
-        self._reserved = self.dims.names() | {"self", "mx", "nn", "rotate_half", "layer"}
+        self._reserved = self.dims.names() | SPOKEN
         self._shapes: dict[str, str] = {}
 
     # -- names -----------------------------------------------------------------------------------------------------
@@ -129,7 +129,9 @@ class Body:
         texts = []
         for place, op in enumerate(self.results):
             text = self.value(op)
-            long = self.root and len(f'        return {{"{self.labels[place]}": {text.text}}}') > WIDTH
+            long = self.root and len(f"        return {{{quoted(self.labels[place])}: {text.text}}}") > WIDTH
+            if op.kind in (NUMBER, "size"):
+                text = Text(f"mx.array({text.text}, dtype={dtype_name(op.dtype)})")
             if text.ops and (len(self.results) > 1 or long):
                 text = self._assigned(op, text)
             texts.append(text)

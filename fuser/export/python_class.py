@@ -10,9 +10,9 @@ import mlx.nn as nn
 
 from fuser.export.python_body import Body, Class
 from fuser.export.python_dims import Dims, Unnamed
-from fuser.export.python_format import WIDTH, signature, wrapped
+from fuser.export.python_format import WIDTH, quoted, signature, wrapped
 from fuser.export.python_ir import CONST, INPUT, LAYERS, Dim, Op, ordered
-from fuser.export.python_modules import Loop, Module, Path, Tree, identifier
+from fuser.export.python_modules import SPOKEN, Loop, Module, Path, Tree, identifier
 from fuser.export.python_spell import constructed, stored
 
 TAKEN = set(dir(nn.Module))
@@ -53,7 +53,7 @@ class Classes:
         self._frozen = frozen
         self._by_text: dict[str, Class] = {}
         self._of: dict[Module, Class] = {}
-        self._named = {root}
+        self._named = {root, *SPOKEN}
         self.sources: list[str] = []
         self.weights: dict[str, mx.array] = {}
         everything = ordered(list(outputs.values()))
@@ -128,7 +128,9 @@ class Classes:
         lines = []
         if any(op.attrs[0] != name for op, name in named.items()):
             # names that Python does not have
-            lines += [line for op, name in named.items() for line in wrapped(f'{name} = inputs["{op.attrs[0]}"]', 8)]
+            lines += [
+                line for op, name in named.items() for line in wrapped(f"{name} = inputs[{quoted(op.attrs[0])}]", 8)
+            ]
             parameters = ["**inputs: mx.array"]
         for op, name in named.items():
             for axis, size in self._frozen.get(op.attrs[0], ()):
@@ -183,7 +185,10 @@ class Classes:
             words, listed = [*words[:-1], f"{self._of[module.children[0]].name}_{singular(words[-1])}"], False
         name = ""
         for word in reversed(words):
+            if name and word.lower() in _VAGUE:
+                continue
             piece = _CLASS_NAMES.get(word.lower()) or camel(singular(word) if listed and not name else word)
+            piece = re.sub(r"Attn(?=[A-Z0-9]|$)", "Attention", piece)
             name = piece if name.startswith(piece) else piece + name
             if name not in self._named and name.lower() not in _VAGUE:
                 break
@@ -212,7 +217,7 @@ class _Attributes:
             else:
                 listed = isinstance(item, Module) and item.path[-1].isdigit()
                 hint = "_".join(item.path[-2:]) if listed else item.path[-1]
-            base = snake(identifier(_short(hint), "layer"))
+            base = identifier(snake(identifier(_short(hint), "layer")))
             base = f"{base}_" if base in TAKEN else base
             taken, name, number = set(self.made.values()), base, 2
             while name in taken:
@@ -222,7 +227,7 @@ class _Attributes:
 
 
 def _returned(results: Mapping[str, str]) -> list[str]:
-    parts = [f'"{name}": {text}' for name, text in results.items()]
+    parts = [f"{quoted(name)}: {text}" for name, text in results.items()]
     one = f"        return {{{', '.join(parts)}}}"
     if len(one) <= WIDTH:
         return [one]

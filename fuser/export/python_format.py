@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 WIDTH = 88
 
 
@@ -64,6 +66,11 @@ def arguments(text: str) -> list[str]:
             parts.append(text[last:place].strip())
             last = place + 1
     return [part for part in (*parts, text[last:].strip()) if part]
+
+
+def quoted(text: str) -> str:
+    """A string as Python reads it, whatever is in it."""
+    return json.dumps(text)
 
 
 def signature(name: str, parameters: list[str], result: str, indent: int = 4) -> list[str]:

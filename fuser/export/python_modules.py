@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from collections.abc import Sequence
@@ -287,12 +288,16 @@ def _freed(path: Path, outer: Path) -> Path:
     return (*above, "_".join([*name, rest[0]]), *rest[1:]) if rest else above
 
 
+# what a program says of Python and MLX: no name of its own may hide it
+SPOKEN = frozenset({"Path", "mx", "nn", "self", "rotate_half", "load", "layer", *dir(builtins)})
+
+
 def identifier(text: str, fallback: str = "x") -> str:
     """`text` as a Python name."""
     name = re.sub(r"\W+", "_", text).strip("_")
     if not name or name[0].isdigit():
         name = f"{fallback}_{name}".rstrip("_")
-    return f"{name}_" if keyword.iskeyword(name) else name
+    return f"{name}_" if keyword.iskeyword(name) or name in SPOKEN else name
 
 
 __all__ = ["Loop", "Module", "Path", "Repeat", "Tree", "identifier"]

@@ -13,6 +13,7 @@ from fuser.export.python_ir import (
     CONST,
     INPUT,
     NUMBER,
+    SIZE,
     Dim,
     Op,
     Pool,
@@ -159,6 +160,8 @@ class Rules(Pool):
             # the kernels compute in float32 whatever they are given
             if inner.dtype == dtype and dtype in (mx.float16, mx.bfloat16) and x.dtype == mx.float32:
                 return self.op(x.kind, (inner,), x.attrs, x.shape, dtype)
+        if x.kind == SIZE:
+            return self.size(x.attrs[0], dtype)
         if x.kind == NUMBER:
             return self.number(_cast(x.number, dtype), dtype)
         if x.kind == "affine":
