@@ -110,7 +110,7 @@ def by_optimizer(source: Path, target: Path) -> list[dict[str, Any]]:
         path = target.with_name(f"{kind}.onnx")
         start = time.perf_counter()
         try:
-            made = optimizer.optimize_model(str(source), kind, opt_level=0)
+            made = optimizer.optimize_model(str(source), kind)
             made.save_model_to_file(str(path))
         except Exception:
             continue
@@ -127,13 +127,9 @@ def convert(who: str, source: Path, target: Path) -> float:
         "script": lambda: by_script(source, target),
         "script-ort": lambda: by_script_for_ort(source, target),
     }
-    for module in {"fuser": ["fuser.export.onnx"], "fuser-18": ["fuser.export.onnx"]}.get(
-        name,
-        ["onnxruntime.transformers.optimizer"] if name == "ort" else ["onnx_ir", "onnxscript.rewriter.ort_fusions"],
-    ):
-        importlib.import_module(module)
+    importlib.import_module("fuser.export.onnx" if who.startswith("fuser") else "onnxscript.rewriter.ort_fusions")
     start = time.perf_counter()
-    calls[name]()
+    calls[who]()
     return time.perf_counter() - start
 
 

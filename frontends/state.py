@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from fuser.errors import TraceError
-from fuser.frontends.trees import Slot, Spec, Variables, Walk, unflatten
+from fuser.frontends.trees import Slot, Spec, Variables, Walk, methods_of, unflatten
 
 Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
 
@@ -102,7 +102,7 @@ class Change(NamedTuple):
     store: int
     """Which container, in the order in which they are met."""
     key: Any
-    """`WHOLE` for a list whose length changed."""
+    """`WHOLE` for a list whose length changed, `ORDER` for a dictionary with another order of its keys."""
     spec: Spec | None
     """None: the key is taken away."""
 
@@ -110,18 +110,23 @@ class Change(NamedTuple):
         """Do to the containers what the program did when it was traced."""
         store = stores[self.store]
         if self.spec is None:
-            dict.pop(store, self.key, None)
+            methods_of(store).pop(store, self.key, None)
             return
         value = unflatten(self.spec, arrays, objects)
         if self.key is WHOLE:
             store[:] = value
+        elif self.key is ORDER:
+            items = [(key, store[key]) for key in value]
+            methods_of(store).clear(store)
+            methods_of(store).update(store, items)
         elif isinstance(store, dict):
-            dict.__setitem__(store, self.key, value)
+            methods_of(store).__setitem__(store, self.key, value)
         else:
             store[self.key] = value
 
 
 WHOLE = slice(None)
+ORDER = slice(0)
 
 
 @contextmanager
@@ -162,9 +167,8 @@ def _restore(store: Any, items: Any) -> None:
             if now.get(name) is not value:
                 store[name] = value
     elif list(now) != list(items) or not all(map(is_, now.values(), items.values())):
-        # a module is a dictionary with an `update` of its own
-        dict.clear(store)
-        dict.update(store, items)
+        methods_of(store).clear(store)
+        methods_of(store).update(store, items)
 
 
 def _changes(number: int, store: Any, given: Any, walk: Walk) -> list[Change]:
@@ -179,7 +183,10 @@ def _changes(number: int, store: Any, given: Any, walk: Walk) -> list[Change]:
     missing = object()
     gone = [Change(number, key, None) for key in given if key not in now]
     changed = {key: value for key, value in now.items() if given.get(key, missing) is not value}
-    return gone + [Change(number, key, walk.walk(value)) for key, value in changed.items()]
+    changes = gone + [Change(number, key, walk.walk(value)) for key, value in changed.items()]
+    if list(now) != [key for key in given if key in now] + [key for key in now if key not in given]:
+        changes.append(Change(number, ORDER, walk.walk(tuple(now))))
+    return changes
 
 
 class RandomState:

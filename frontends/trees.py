@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -73,6 +74,8 @@ ARRAY = "array"
 STATIC = "static"
 SHARED = "shared"
 LEAF = Spec(ARRAY)
+# beyond this size in memory, an object has more than a dictionary of attributes: slots, or a life outside of Python
+_SIZES = [(base, type("", (base,), {}).__basicsize__) for base in (dict, list, object)]
 # beyond this many containers, an argument is no tree but somebody's whole world
 MOST = 20_000
 FEW = 1_000
@@ -119,10 +122,12 @@ class Walk:
             return Spec(kind, (), children)
         if kind is slice:
             return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
-        if isinstance(tree, dict | list | Variables):
+        if kind in _BARE:
             return self._container(tree, kind)
-        if isinstance(tree, _OPAQUE) or not hasattr(tree, "__dict__"):
+        if isinstance(tree, _OPAQUE) or not hasattr(tree, "__dict__") or not _all_in_sight(tree, kind):
             return self._leaf(tree, kind)
+        if isinstance(tree, dict | list):
+            return self._container(tree, kind)
         if self._lenient and id(tree) not in self.index and (is_ours(kind) or not is_small(tree)):
             return self._leaf(tree, kind)
         return self._container(tree, kind)
@@ -144,8 +149,8 @@ class Walk:
             self.stores.append(tree)
             keys = tuple(tree)
             items = [(tree, name, child) for name, child in tree.items()]
-        attributes: dict[str, Any] = getattr(tree, "__dict__", {})
-        if attributes and not isinstance(tree, list | Variables):
+        attributes: dict[str, Any] = {} if kind in _BARE else tree.__dict__
+        if attributes:
             self.stores.append(attributes)
             # an optimized method that its object keeps is none of the program's affairs
             named = {name: child for name, child in attributes.items() if not is_ours(type(child))}
@@ -159,9 +164,10 @@ class Walk:
             return Spec(STATIC, (kind, "", frozenset(tree)))
         if hasattr(tree, "__next__"):
             raise TraceError(f"an iterator ({kind.__name__}) gives something else each time")
-        if self._lenient:
+        hidden = _slotted(tree) if not isinstance(tree, deque) else [*tree]
+        if self._lenient and not any(isinstance(each, mx.array) for each in hidden):
             return Spec(STATIC, (kind, "", ByIdentity(tree)))
-        if not all(type(each) in _ATOMS for each in _slotted(tree)):
+        if not all(type(each) in _ATOMS for each in hidden):
             raise TraceError(f"an argument or result of type {kind.__name__} cannot be looked into")
         if isinstance(tree, _FUNCTIONS) and _captures(tree):
             raise TraceError(f"an argument or result is a function that holds arrays or objects: {tree!r}")
@@ -209,6 +215,15 @@ class Variables:
             cell.cell_contents = value
 
 
+# containers that are known to hold no more than their items
+_BARE = frozenset({dict, list, Variables, OrderedDict, defaultdict, Counter})
+
+
+def methods_of(store: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """The class whose methods change `store`: a module, say, has an `update` of its own, which means another thing."""
+    return OrderedDict if isinstance(store, OrderedDict) else dict
+
+
 def _captures(function: Any) -> bool:
     """Whether a function that is passed around brings more than its text along."""
     if isinstance(function, types.FunctionType):
@@ -243,6 +258,12 @@ def is_small(tree: Any) -> bool:
             seen.add(id(each))
             stack.extend(parts[: 50 * FEW])
     return len(seen) <= FEW
+
+
+def _all_in_sight(tree: Any, kind: type) -> bool:
+    """Whether an object is no more than its attributes and, for a dictionary or list, its items."""
+    plain = next((size for base, size in _SIZES if isinstance(tree, base)), 0)
+    return kind.__basicsize__ <= plain
 
 
 def _slotted(tree: Any) -> list[Any]:
@@ -307,15 +328,16 @@ def _unflatten(spec: Spec, arrays: Iterator[mx.array], objects: list[Any]) -> An
         return kind(*children) if kind is slice or hasattr(kind, "_fields") else kind(children)
     made: Any = [] if kind is list else {} if kind is dict else kind.__new__(kind)
     objects.append(made)
-    if issubclass(kind, list):
-        made.extend([_unflatten(child, arrays, objects) for child in spec.children])
-        return made
-    for key, child in zip(spec.keys, spec.children, strict=True):
+    # a list has its items first, and attributes at most if somebody made a class of it
+    items = len(spec.children) - len(spec.keys)
+    if items:
+        made.extend([_unflatten(child, arrays, objects) for child in spec.children[:items]])
+    for key, child in zip(spec.keys, spec.children[items:], strict=True):
         value = _unflatten(child, arrays, objects)
         if isinstance(key, Attribute):
             made.__dict__[key.name] = value
         else:
-            dict.__setitem__(made, key, value)
+            methods_of(made).__setitem__(made, key, value)
     return made
 
 
@@ -333,7 +355,7 @@ def names(spec: Spec) -> list[str]:
         return [""]
     if spec.kind in (STATIC, SHARED):
         return []
-    keys = spec.keys or range(len(spec.children))
+    keys = (*range(len(spec.children) - len(spec.keys)), *spec.keys)
     return [
         f"{key}.{rest}".rstrip(".") for key, child in zip(keys, spec.children, strict=True) for rest in names(child)
     ]

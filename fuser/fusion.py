@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
-from fuser.kernels import sdpa
+from fuser.kernels import own, sdpa
 from fuser.patterns.attention import Attention, attention
 from fuser.patterns.cursor import Miss, Program
 from fuser.patterns.softmax import Softmax, softmaxes
@@ -60,7 +60,7 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "", 
             continue
         q, k, v = (value.type for value in graph.operands(call.node)[:3])
         anchors = entry.anchors and replace(entry.anchors, call=call.node)
-        kernel = sdpa.kernel_of(graph, call.node)
+        kernel = own.kernel_of(graph, call.node)
         entries[region.softmax.node] = replace(entry, q=q, k=k, v=v, anchors=anchors, kernel=kernel)
     graph.prune()
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
@@ -151,5 +151,5 @@ def _called(graph: Graph, node: Node) -> Region:
         q.shape[1],
         k.shape[1],
         anchors=Anchors(node, call=node),
-        kernel=sdpa.kernel_of(graph, node),
+        kernel=own.kernel_of(graph, node),
     )

@@ -18,12 +18,14 @@ from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.ir.types import TensorType
-from fuser.kernels import flash_gpu, host
-from fuser.kernels.admission import HALVES, backend
+from fuser.kernels import flash_gpu, host, padding
+from fuser.kernels.admission import HALVES, Call, Mask, backend, reached
 
 Step = Callable[[Sequence[mx.array]], list[mx.array]]
 # below this many multiplications the cut that the step needs costs more than MLX's slow products
 WORTH = 1 << 20
+# bytes of float32 scores for which a GPU had better not make them, at whatever speed
+ROOMY = 8 << 30
 TYPES = (mx.float32, *HALVES)
 
 
@@ -45,6 +47,14 @@ def form_of(node: Node, count: int) -> Form:
     return Form(float(scale), bool(causal), count - bool(sinks) > 3, bool(sinks), softcap)
 
 
+def call_of(form: Form, operands: Sequence[TensorType]) -> Call:
+    """The call as the rules of admission look at it."""
+    kind: Mask = "causal" if form.causal else "none"
+    if form.mask and not form.causal:
+        kind = "boolean" if operands[3].dtype == mx.bool_ else "additive"
+    return Call(operands[0], operands[1], operands[2], kind, form.sinks)
+
+
 def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     """Why our kernel cannot compute a call, or None."""
     if max(depth, width) > flash_gpu.WIDEST:
@@ -52,15 +62,30 @@ def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     return None if dtype in TYPES else f"our own does not compute in {dtype}"
 
 
-def unworthy(products: int) -> str | None:
-    """Why a call of so many multiplications is not worth a cut of the program, or None."""
-    if backend() == "cpu" and products < WORTH:
-        return "our own is called on a CPU where it saves time: for 2^20 multiplications or more"
-    return None
+def unworthy(cells: int, products: int) -> str | None:
+    """Why our kernel does not pay for so many scores, made with so many multiplications, or None."""
+    if backend() == "cpu":
+        few = products < WORTH
+        return "our own pays on a CPU for 2^20 multiplications or more" if few else None
+    # it has no use for tensor cores: what it saves there is memory
+    small = cells * 4 < ROOMY
+    return f"our own pays on a GPU where the scores take {ROOMY >> 30} GiB or more" if small else None
 
 
-def name(softcap: float) -> str:
-    """What a report calls our kernel."""
+def kernel_of(graph: Graph, call: Node) -> str:
+    """Which kernel a call reaches where it runs, or why MLX computes it unfused: for the report."""
+    operands = [operand.type for operand in graph.operands(call)]
+    form = form_of(call, len(operands))
+    if call.op == FLASH:
+        return _name(form.softcap)
+    asked = call_of(form, operands)
+    larger = padding.padded(asked)
+    if larger is not None:
+        return f"{reached(larger)}, padded to {' and '.join(map(str, sorted(set(larger.heads))))}"
+    return _name(0.0) if step(graph, call) is not None else reached(asked)
+
+
+def _name(softcap: float) -> str:
     on_cpu = "CPU, ours (compiled C++)" if host.library() is not None else "CPU, ours (numpy, no C++ compiler found)"
     where = {"cpu": on_cpu, "cuda": "CUDA, ours", "metal": "Metal, ours"}[backend()]
     return f"{where}, softcap {softcap:g}" if softcap else where
@@ -69,8 +94,8 @@ def name(softcap: float) -> str:
 def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
     """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large."""
     cells = q.size // max(q.shape[3], 1) * k.shape[2]
-    large = unworthy(cells * (q.shape[3] + v.shape[3])) is None
-    return large and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
+    worthy = unworthy(cells, cells * (q.shape[3] + v.shape[3])) is None
+    return worthy and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
 
 
 def step(graph: Graph, node: Node) -> Step | None:
@@ -79,11 +104,15 @@ def step(graph: Graph, node: Node) -> Step | None:
         return None
     operands = [operand.type for operand in graph.operands(node)]
     q, k, v = operands[:3]
-    if node.op == KERNEL and not takes(q, k, v):
-        return None
+    form = form_of(node, len(operands))
+    if node.op == KERNEL:
+        larger = padding.padded(call_of(form, operands))
+        if larger is not None:
+            return lambda x: [_padded(form, larger, x)]
+        if not takes(q, k, v):
+            return None
     if refuses(q.shape[3], v.shape[3], q.dtype) is not None:
         return None
-    form = form_of(node, len(operands))
     # cells of a mask are counted in 32 bits
     if form.mask and q.size // max(q.shape[3], 1) * k.shape[2] >= 1 << 31:
         return None
@@ -176,6 +205,12 @@ def attend(
     rest: dict[str, Any] = dict(zip(given, views[3:], strict=True))
     found = mx.array(host.attend(views[0], views[1], views[2], **rest, **scalars))
     return found if dtype == mx.float32 else found.astype(dtype)
+
+
+def _padded(form: Form, larger: Call, x: Sequence[mx.array]) -> mx.array:
+    mask: mx.array | str | None = "causal" if form.causal else x[3] if form.mask else None
+    sinks = x[-1] if form.sinks else None
+    return padding.attend(larger, x[:3], scale=form.scale, mask=mask, sinks=sinks)
 
 
 def _run(form: Form, x: Sequence[mx.array]) -> mx.array:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from fuser.ir.graph import Graph, Node
-from fuser.ir.ops_fast import FLASH
 from fuser.kernels import own
-from fuser.kernels.admission import Call, Mask, reached
 from fuser.patterns.attention import Attention
 from fuser.patterns.axes import size_of
 
@@ -35,20 +32,8 @@ def _ours(region: Attention) -> str | None:
     reason = own.refuses(region.depth, width, region.dtype)
     if reason is None:
         cells = size_of(roles.batch) * roles.query_heads * size_of(roles.queries) * size_of(roles.keys)
-        reason = own.unworthy(cells * (region.depth + width))
+        reason = own.unworthy(cells, cells * (region.depth + width))
     return reason and f"which MLX's kernel cannot do, and {reason}"
-
-
-def kernel_of(graph: Graph, call: Node) -> str:
-    """Which kernel a call reaches where it runs, or why MLX computes it unfused."""
-    operands = [operand.type for operand in graph.operands(call)]
-    form, (q, k, v, *rest) = own.form_of(call, len(operands)), operands
-    if call.op == FLASH or own.step(graph, call) is not None:
-        return own.name(form.softcap)
-    mask: Mask = "causal" if form.causal else "none"
-    if form.mask and not form.causal:
-        mask = "boolean" if rest[0].dtype == mx.bool_ else "additive"
-    return reached(Call(q, k, v, mask, form.sinks))
 
 
 def bytes_saved(region: Attention) -> int:

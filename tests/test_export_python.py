@@ -151,7 +151,7 @@ def test_weights_have_the_names_of_their_modules(written: Written) -> None:
 
 
 def small(
-    nodes: list[onnx.NodeProto], shape: list[Any], out: list[Any], tensors: dict[str, Any], path: Path
+    nodes: list[onnx.NodeProto], shape: list[Any], out: list[Any] | None, tensors: dict[str, Any], path: Path
 ) -> fuser.Model:
     graph = helper.make_graph(
         nodes,
@@ -212,6 +212,49 @@ def test_activations_are_recognised(form: str, layer: str, tmp_path: Path) -> No
     model = fuser.load_onnx(tmp_path / "m.onnx")
     text, _ = python_source(model, {"x": np.linspace(-3, 3, 24, dtype=np.float32).reshape(3, 8)})
     assert layer in text
+
+
+NODES: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
+    "a mean over a dynamic axis": (
+        [helper.make_node("ReduceMean", ["x", "a"], ["y"], keepdims=0)],
+        {"a": np.array([0])},
+        '{"y": mx.mean(x, axis=0)}',
+    ),
+    "an axis from its end": (
+        [helper.make_node("Slice", ["x", "a", "b", "c", "d"], ["y"])],
+        {"a": np.array([-1]), "b": np.array([-99]), "c": np.array([0]), "d": np.array([-1])},
+        '{"y": x[::-1]}',
+    ),
+    "the last rows": (
+        [helper.make_node("Slice", ["x", "a", "b", "c"], ["y"])],
+        {"a": np.array([-2]), "b": np.array([99]), "c": np.array([0])},
+        '{"y": x[-2:]}',
+    ),
+    "a linear layer": (
+        [helper.make_node("Gemm", ["x", "w", "c"], ["y"], transB=1, name="/fc/Gemm")],
+        {"w": np.ones((5, 8), np.float32), "c": np.ones(5, np.float32)},
+        '{"y": self.fc(x)}',
+    ),
+    "sizes in arithmetic": (
+        [
+            helper.make_node("Shape", ["x"], ["s"]),
+            helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceProd", ["f"], ["p"], keepdims=0),
+            helper.make_node("Sqrt", ["p"], ["r"]),
+            helper.make_node("Div", ["x", "r"], ["y"]),
+        ],
+        {},
+        '{"y": x / mx.sqrt(n * 8)}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_nodes_are_written_plainly(name: str, tmp_path: Path) -> None:
+    nodes, tensors, line = NODES[name]
+    model = small(nodes, ["n", 8], None, tensors, tmp_path / "m.onnx")
+    text, _ = python_source(model, {"x": np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)})
+    assert f"return {line}\n" in text and "these sizes only" not in text
 
 
 def test_names_that_python_does_not_have(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,46 @@ def test_iterators_that_are_captured() -> None:
     fast = fuser.optimize(lambda x: x + next(numbers))
     same([fast(X) for _ in range(3)], [X, X + 1, X + 2])
     assert "iterator" in fast.report.notes[0]
+
+
+class Text(str):
+    pass
+
+
+class Numbers(np.ndarray[Any, Any]):
+    pass
+
+
+class Tags(set[str]):
+    pass
+
+
+def test_values_that_hide_in_objects() -> None:
+    def program(x: mx.array, what: Any) -> mx.array:
+        if isinstance(what, Numbers):
+            return x * float(what[0])
+        return x * (len(what) if isinstance(what, Tags) else int(what))
+
+    fast = fuser.optimize(program)
+    values: list[Any] = [Text("2"), Text("3"), Tags("ab"), Tags("abc"), 4]
+    for what in values:
+        same(fast(X, what), program(X, what))
+    for number in (1.5, 2.5):
+        what = np.array([number]).view(Numbers)
+        same(fast(X, what), program(X, what))
+
+
+def test_captured_objects_that_cannot_be_looked_into() -> None:
+    slotted, last = Slotted(), deque([mx.ones(3)])
+
+    def program(x: mx.array) -> mx.array:
+        slotted.weight = slotted.weight + x
+        last.append(last[-1] + x)
+        return slotted.weight * last[-1]
+
+    fast = fuser.optimize(program)
+    same([fast(mx.ones(3)) for _ in range(3)], [mx.full((3,), float(n * n)) for n in (2, 3, 4)])
+    assert "cannot be looked into" in fast.report.notes[0] and len(last) == 4
 
 
 class _Table:

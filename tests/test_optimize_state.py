@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import mlx.core as mx
@@ -264,3 +265,17 @@ def test_which_arrays_are_the_same_object(fuse: bool) -> None:
             outcomes.append([array.tolist() for array in everything])
         assert outcomes[:2] == outcomes[2:]
     assert fast.traces == 1
+
+
+def test_dictionaries_that_keep_an_order() -> None:
+    def program(state: Any, x: mx.array) -> Any:
+        state["a"] = state.pop("a") + x
+        state.move_to_end("b")
+        state["new"] = x
+        return state["b"] * 2
+
+    fast = fuser.optimize(program)
+    mine, wanted = (OrderedDict(a=X, b=Y, c=1) for _ in range(2))
+    for _ in range(2):
+        same(fast(mine, X), program(wanted, X))
+        same(dict(mine), dict(wanted))

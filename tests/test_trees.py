@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,12 @@ class Point:
     y: Any = None
 
 
+class Stack(list[Any]):
+    def named(self, name: str) -> Stack:
+        self.name = name
+        return self
+
+
 A, B, C = mx.array(1.0), mx.array([2.0]), mx.array([[3]])
 TREES: dict[str, Any] = {
     "array": A,
@@ -34,6 +41,9 @@ TREES: dict[str, Any] = {
     "dictionary": {"a": A, 2: {"b": B, "c": [C, 1]}},
     "named tuple": Pair(A, Pair(B, "x")),
     "dataclass": Point(A, {"deep": Point(B, (C,))}),
+    "ordered": OrderedDict(b=A, a=[B]),
+    "counted": {"a": Counter("abca"), "x": A},
+    "list of a class": Stack([A, B]).named("mine"),
     "set": {"a": A, "tags": {1, 2}},
 }
 

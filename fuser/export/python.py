@@ -112,6 +112,7 @@ def _written(program: OnnxProgram, attempt: Traces, name: str) -> Source:
     symbols: dict[tuple[int, ...], str] = {}
     for symbol, sizes in attempt.symbols.items():
         stem = identifier(symbol, "size")
+        stem = f"{stem}_size" if stem in SPOKEN else stem
         free = (stem if n < 2 else f"{stem}_{n}" for n in range(1, len(attempt.symbols) + 2))
         symbols[sizes] = next(each for each in free if each not in symbols.values())
     tree = Tree(results)

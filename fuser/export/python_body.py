@@ -49,13 +49,13 @@ class Body:
         self._names: dict[Any, str] = {}
         self._owner: dict[str, Any] = {}
         self._written: set[Any] = set()
-        self._order = [op for op in ordered(self.results) if op in set(self.module.all_ops)]
         self._maker: dict[Op, Module | Loop] = {}
         for child in self.module.children:
             self._maker.update(dict.fromkeys(child.outputs, child))
         for loop in self.module.loops:
             self._maker.update({op: loop for child in loop.children for op in child.outputs})
         own = set(self.module.ops)
+        order = [op for op in ordered(self.results) if op in own]
         self._users: dict[Op, list[Any]] = {}
         for op in self.module.ops:
             for arg in op.args:
@@ -74,7 +74,7 @@ class Body:
             for arg, name in zip(child.inputs, self.classes[child].parameters, strict=True):
                 if name not in ("x", "y", "z", "index"):
                     called.setdefault(arg, name)
-        self._roles = roles([op for op in self._order if op in own], called)
+        self._roles = roles(order, called)
         self._reserved = self.dims.names() | SPOKEN
         self._shapes: dict[str, str] = {}
 

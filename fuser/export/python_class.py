@@ -12,7 +12,8 @@ from fuser.export.python_body import Body, Class
 from fuser.export.python_dims import Dims, Unnamed
 from fuser.export.python_format import WIDTH, quoted, signature, wrapped
 from fuser.export.python_ir import CONST, INPUT, LAYERS, Dim, Op, ordered
-from fuser.export.python_modules import SPOKEN, Loop, Module, Path, Tree, identifier
+from fuser.export.python_modules import SPOKEN, Loop, Module, Tree, identifier
+from fuser.export.python_repeats import Path
 from fuser.export.python_spell import constructed, stored
 
 TAKEN = set(dir(nn.Module))
@@ -255,6 +256,3 @@ def snake(text: str) -> str:
 def singular(word: str) -> str:
     """`layer` for `layers`."""
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
-
-
-__all__ = ["Classes", "NeedsSize", "NotAlike", "Sequence"]

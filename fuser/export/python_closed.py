@@ -24,6 +24,7 @@ def closed(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype,
     return (
         _number(rules, arrays, shape, dtype, weight)
         or _positions(rules, arrays, shape, dtype)
+        or _vector(rules, arrays, shape, dtype)
         or _triangle(rules, arrays, shape, dtype)
     )
 
@@ -40,6 +41,10 @@ def _number(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype
         return None
     if all(first == firsts[0] or (first != first and firsts[0] != firsts[0]) for first in firsts):
         return rules.full(rules.number(firsts[0].item(), dtype), shape)
+    if all(first and abs(1 / first - round(1 / first)) < 1e-4 and abs(first) < 1 for first in firsts):
+        # what a mean over an axis multiplies by
+        counts = rules.size(tuple(round(1 / float(first)) for first in firsts), dtype)
+        return rules.full(rules.op("divide", (rules.number(1.0, dtype), counts), (), (), dtype), shape)
     if all(float(first).is_integer() for first in firsts):
         return rules.full(rules.size(tuple(int(first) for first in firsts), dtype), shape)
     return None
@@ -74,6 +79,16 @@ def _positions(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dt
     # axes that it does not move along are left to broadcasting
     small = tuple(dim if any(step) else rules.dim(1) for dim, step in zip(shape, steps_by_axis, strict=True))
     return rules.expand(rules.op("affine", (), (tuple(bases), steps_by_axis), small, dtype), shape)
+
+
+def _vector(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:
+    """A few sizes, as an output that tells a shape."""
+    if len(shape) != 1 or arrays[0].dtype.kind not in "iu" or not all(0 < array.size <= 8 for array in arrays):
+        return None
+    if all(np.array_equal(array, arrays[0]) for array in arrays):
+        return None
+    dims = tuple(zip(*(map(int, array) for array in arrays), strict=True))
+    return rules.op("vector", (), (dims,), shape, dtype)
 
 
 def _triangle(rules: Rules, arrays: Sequence[Array], shape: Shape, dtype: mx.Dtype) -> Op | None:

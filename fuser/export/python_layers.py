@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from fuser.export.python_ir import CONST, NUMBER, Op, Shape, fixed, is_one
+from fuser.export.python_ir import CONST, NUMBER, SIZE, Op, Shape, fixed, is_one, product
 
 if TYPE_CHECKING:
     from fuser.export.python_rules import Rules
@@ -62,10 +62,13 @@ def normalized(rules: Rules, fn: str, args: Sequence[Op], shape: Shape) -> Op | 
 
 
 def _mean(rules: Rules, total: Op, share: Op) -> Op | None:
-    if total.kind != "reduce" or total.attrs[0] != "sum" or share.kind != NUMBER:
+    if total.kind != "reduce" or total.attrs[0] != "sum":
         return None
     dims = [total.args[0].shape[axis] for axis in total.attrs[1]]
-    if not all(map(fixed, dims)) or not close(share, 1 / math.prod(dim[0] for dim in dims)):
+    if share.kind == "divide" and share.args[0].number == 1 and share.args[1].kind == SIZE:
+        if share.args[1].attrs[0] != product(dims, rules.traces):
+            return None
+    elif not all(map(fixed, dims)) or not close(share, 1 / math.prod(dim[0] for dim in dims)):
         return None
     return rules.op("reduce", total.args, ("mean", *total.attrs[1:]), total.shape, total.dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.export.python_closed import closed
-from fuser.export.python_ir import INPUT, ConvertError, Dim, Op, Shape
+from fuser.export.python_ir import INPUT, ConvertError, Op, Shape
 from fuser.export.python_primitives import PRIMITIVES, Site
 from fuser.export.python_rules import FLOATS, Rules
 from fuser.export.python_trace import Traces
-from fuser.ir.graph import CONSTANT, Graph, Node, Value
+from fuser.ir.graph import CONSTANT, Node, Value
 from fuser.ir.graph import INPUT as GRAPH_INPUT
 from fuser.ir.known import Known
 
@@ -144,11 +144,3 @@ def path_of(scope: str) -> tuple[str, ...]:
         return ()
     parts = [part for part in re.split(r"[./]", module) if part]
     return tuple(re.sub(r"\W", "_", part) for part in parts)
-
-
-def sizes(dims: Sequence[Dim]) -> list[int]:
-    """The sizes of the first trace."""
-    return [dim[0] for dim in dims]
-
-
-__all__ = ["Graph", "Lift", "fingerprint", "path_of"]

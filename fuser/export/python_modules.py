@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fuser.export.python_ir import CONST, INPUT, LAYERS, LEAVES, Op, ordered, users
-from fuser.export.python_repeats import Path, Repeat, settle, within
+from fuser.export.python_repeats import Path, settle, within
 
 
 @dataclass(eq=False)
@@ -297,7 +297,4 @@ def identifier(text: str, fallback: str = "x") -> str:
     name = re.sub(r"\W+", "_", text).strip("_")
     if not name or name[0].isdigit():
         name = f"{fallback}_{name}".rstrip("_")
-    return f"{name}_" if keyword.iskeyword(name) or name in SPOKEN else name
-
-
-__all__ = ["Loop", "Module", "Path", "Repeat", "Tree", "identifier"]
+    return f"{name}_" if keyword.iskeyword(name) else name

@@ -13,6 +13,7 @@ from fuser.export.python_rules import FLOATS, Rules
 
 REDUCE = ("all", "any", "sum", "prod", "min", "max")
 SCAN = ("cummax", "cummin", "cumsum", "cumprod", "logcumsumexp")
+BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift")
 LOG = ("log2", "log10", "log")
 # the primitives that are one elementwise function, by their names in `mlx.core`
 BINARY = {
@@ -143,6 +144,13 @@ def _gather(s: Site) -> Op:
     return s.rules.reshape(s.rules.op("index", (x, *bare), (), shape, s.dtype), s.shape)
 
 
+def _gather_axis(s: Site) -> Op:
+    x, index = s.args
+    axis = s.same[0]
+    bare = s.rules.unclipped(index, x.shape[s.axis(axis)])
+    return s.rules.call("take_along_axis", [x, bare], s.shape, s.dtype, (("axis", axis),))
+
+
 def _convolution(s: Site) -> Op:
     stride, low, high, dilation, spread, groups, flip = s.same
     x, w = s.args
@@ -179,6 +187,13 @@ def _reduce(s: Site) -> Op:
         small = tuple((1,) * len(dim) if axis in places else dim for axis, dim in enumerate(inner.shape))
         return s.rules.expand(s.rules.op("reduce", (inner,), (REDUCE[kind], places, True), small, s.dtype), s.shape)
     return s.rules.op("reduce", (x,), (REDUCE[kind], places, True), s.shape, s.dtype)
+
+
+def _scatter_axis(s: Site) -> Op:
+    kind, axis = s.same
+    if kind != 1:
+        raise ConvertError("a sum of updates along an axis has no spelling in Python source here")
+    return s.call("put_along_axis", axis=axis)
 
 
 def _pad(s: Site) -> Op:
@@ -232,6 +247,10 @@ PRIMITIVES: dict[str, Callable[[Site], Op]] = {
     "LogSumExp": lambda s: s.call("logsumexp", axis=-1, keepdims=True),
     "Sort": lambda s: s.call("sort", axis=s.same[0]),
     "ArgSort": lambda s: s.call("argsort", axis=s.same[0]),
+    "Partition": lambda s: s.call("partition", kth=s.same[0], axis=s.same[1]),
+    "ArgPartition": lambda s: s.call("argpartition", kth=s.same[0], axis=s.same[1]),
+    "BitwiseBinary": lambda s: s.rules.elementwise(BITWISE[s.same[0]], s.args, s.shape, s.dtype),
+    "ScatterAxis": _scatter_axis,
     "Transpose": lambda s: s.rules.transpose(s.args[0], s.same[0]),
     "Squeeze": _reshape,
     "ExpandDims": _reshape,
@@ -245,7 +264,7 @@ PRIMITIVES: dict[str, Callable[[Site], Op]] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
-    "GatherAxis": lambda s: s.call("take_along_axis", axis=s.same[0]),
+    "GatherAxis": _gather_axis,
     "Matmul": lambda s: s.rules.matmul(s.args[0], s.args[1], s.shape, s.dtype),
     "AddMM": _addmm,
     "Convolution": _convolution,

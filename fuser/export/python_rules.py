@@ -11,7 +11,6 @@ import numpy as np
 
 from fuser.export.python_ir import (
     CONST,
-    INPUT,
     NUMBER,
     SIZE,
     Dim,
@@ -40,7 +39,6 @@ INFIX = {
     "logical_and": "&",
     "logical_or": "|",
 }
-ELEMENTWISE = (*INFIX, "maximum", "minimum", "where")
 FLOATS = (mx.float32, mx.float16, mx.bfloat16, mx.float64)
 FULL = "full"
 
@@ -354,6 +352,3 @@ def _cast(value: Any, dtype: mx.Dtype) -> Any:
     if dtype == mx.bool_:
         return bool(value)
     return float(value) if dtype in FLOATS else int(value)
-
-
-__all__ = ["ELEMENTWISE", "INFIX", "INPUT", "Rules", "lowest"]

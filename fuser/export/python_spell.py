@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from fuser.export.python_dims import Dims
 from fuser.export.python_ir import LAYERS, NUMBER, Dim, Op, fixed, is_one
-from fuser.export.python_rules import FLOATS, INFIX
+from fuser.export.python_rules import INFIX
 
 ATOM, UNARY, POWER, PRODUCT, SUM, AND, OR, COMPARE = 10, 8, 9, 7, 6, 4, 3, 2
 _LEVELS = {"+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT, "@": PRODUCT, "**": POWER, "&": AND, "|": OR}
@@ -64,7 +65,7 @@ def spell(op: Op, args: Sequence[Text], dims: Dims, attribute: str) -> tuple[str
     kind = op.kind
     plain = [arg.text for arg in args]
     first = args[0].at(ATOM) if args else ""
-    if kind in INFIX:
+    if kind in INFIX and not (kind.startswith("logical") and any(arg.dtype != mx.bool_ for arg in op.args)):
         return _infix(INFIX[kind], args)
     if kind == "matmul":
         return _infix("@", args)
@@ -91,7 +92,9 @@ def _infix(sign: str, args: Sequence[Text]) -> tuple[str, int]:
     level = _LEVELS.get(sign, COMPARE)
     left, right = args
     if sign == "**":
-        return f"{left.at(ATOM)} ** {right.at(ATOM)}", level
+        base, power = left.at(ATOM), right.at(ATOM)
+        # a formatter puts no spaces between plain names and numbers
+        return f"{base}**{power}" if re.fullmatch(r"[\w.]+-?[\w.]+", base + power) else f"{base} ** {power}", level
     # a comparison does not nest, and the right operand of `-` and `/` needs its brackets
     return f"{left.at(level + (level == COMPARE))} {sign} {right.at(level + 1)}", level
 
@@ -159,11 +162,11 @@ def _slices(op: Op, dims: Dims) -> str:
     starts, stops, steps = op.attrs
     parts = []
     for start, stop, step, size in zip(starts, stops, steps, op.args[0].shape, strict=True):
-        low = "" if not any(start) and step[0] > 0 else _start(start, size, dims)
-        high = "" if step[0] > 0 and stop == size else dims.text(stop)
-        if step[0] < 0:
-            # to the front: a negative stop would be counted from the end
-            low = "" if start == tuple(n - 1 for n in size) else dims.text(start)
+        if step[0] > 0:
+            low = _start(start, size, dims) if any(start) else ""
+            high = "" if stop == size else dims.text(stop)
+        else:  # to the front: a negative stop would be counted from the end
+            low = "" if start in (size, tuple(n - 1 for n in size)) else dims.text(start)
             high = "" if all(n < 0 for n in stop) else dims.text(stop)
         stride = f":{step[0]}" if step[0] != 1 else ""
         parts.append(f"{low}:{high}{stride}")
@@ -265,6 +268,11 @@ _SIMPLE: dict[str, Callable[[Op, Sequence[str], Dims], str]] = {
         + (f", {dims.text(op.attrs[0])}" if any(op.attrs[0]) else "")
         + ", dtype=mx.bool_)"
     ),
+    "vector": lambda op, plain, dims: (
+        f"mx.array([{', '.join(map(dims.text, op.attrs[0]))}]"
+        + (f", dtype={dtype_name(op.dtype)}" if op.dtype != mx.int32 else "")
+        + ")"
+    ),
     "index": lambda op, plain, dims: f"{plain[0]}[{', '.join(plain[1:])}]",
     "rotate_half": lambda op, plain, dims: f"rotate_half({plain[0]})",
     "rms_norm_plain": lambda op, plain, dims: f"mx.fast.rms_norm({plain[0]}, None, {literal(op.attrs[0], mx.float32)})",
@@ -308,6 +316,3 @@ def stored(op: Op) -> str:
     shape = tuple(dim[0] for dim in op.shape)
     kind = "" if op.dtype == mx.float32 else f", dtype={dtype_name(op.dtype)}"
     return f"mx.zeros({shape}{kind})"
-
-
-__all__ = ["FLOATS", "Text", "constructed", "dtype_name", "literal", "spell", "stored"]

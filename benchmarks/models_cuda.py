@@ -1,0 +1,142 @@
+"""Whole models at real sizes with random weights, their attention written out: naive, compiled, optimized, by hand.
+
+python benchmarks/models_cuda.py [--seconds 120]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+import fuser
+from benchmarks.attention_cases import difference, peak, timed
+
+
+@dataclass(frozen=True)
+class Size:
+    """A stack of transformer layers, and the tokens it is given."""
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    shared: int
+    inner: int
+    batch: int
+    length: int
+    cached: int = 0
+    causal: bool = False
+    gated: bool = False
+    dtype: mx.Dtype = mx.bfloat16
+
+
+SIZES = (
+    Size("BERT-base 32x512", 12, 768, 12, 12, 3072, 32, 512, dtype=mx.float16),
+    Size("ViT-L 16x577", 24, 1024, 16, 16, 4096, 16, 577, dtype=mx.float16),
+    Size("Whisper large encoder 4x1500", 32, 1280, 20, 20, 5120, 4, 1500, dtype=mx.float16),
+    Size("Llama-1B-like prefill 4096", 16, 2048, 32, 8, 8192, 1, 4096, causal=True, gated=True),
+    Size("Llama-1B-like decode 16x1, cache 8192", 16, 2048, 32, 8, 8192, 16, 1, 8192, True, True),
+)
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward part, each beside a residual."""
+
+    def __init__(self, size: Size, by_hand: bool) -> None:
+        super().__init__()
+        self.size, self.by_hand = size, by_hand
+        self.depth = size.width // size.heads
+        self.q = nn.Linear(size.width, size.width, bias=False)
+        self.k = nn.Linear(size.width, size.shared * self.depth, bias=False)
+        self.v = nn.Linear(size.width, size.shared * self.depth, bias=False)
+        self.o = nn.Linear(size.width, size.width, bias=False)
+        self.up = nn.Linear(size.width, size.inner, bias=False)
+        self.down = nn.Linear(size.inner, size.width, bias=False)
+        self.first, self.second = nn.RMSNorm(size.width), nn.RMSNorm(size.width)
+        if size.gated:
+            self.gate = nn.Linear(size.width, size.inner, bias=False)
+            self.rope = nn.RoPE(self.depth)
+
+    def __call__(self, x: mx.array, cache: tuple[mx.array, mx.array] | None) -> mx.array:
+        size, rows = self.size, x.shape[1]
+        y = self.first(x)
+        q = self.q(y).reshape(*x.shape[:2], size.heads, -1).transpose(0, 2, 1, 3)
+        k = self.k(y).reshape(*x.shape[:2], size.shared, -1).transpose(0, 2, 1, 3)
+        v = self.v(y).reshape(*x.shape[:2], size.shared, -1).transpose(0, 2, 1, 3)
+        if size.gated:
+            q, k = self.rope(q, offset=size.cached), self.rope(k, offset=size.cached)
+        if cache is not None:
+            k, v = mx.concatenate([cache[0], k], axis=2), mx.concatenate([cache[1], v], axis=2)
+        if self.by_hand:
+            mask = "causal" if size.causal and rows > 1 else None
+            z = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.depth**-0.5, mask=mask)
+        else:
+            k, v = (mx.repeat(each, size.heads // size.shared, axis=1) for each in (k, v))
+            scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(self.depth)
+            if size.causal and rows > 1:
+                keep = mx.arange(rows)[None] <= mx.arange(rows)[:, None]
+                scores = mx.where(keep, scores, mx.array(-math.inf, scores.dtype))
+            z = mx.softmax(scores.astype(mx.float32), axis=-1).astype(x.dtype) @ v
+        x = x + self.o(z.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
+        y = self.second(x)
+        return x + self.down(nn.silu(self.gate(y)) * self.up(y) if size.gated else nn.gelu(self.up(y)))
+
+
+class Model(nn.Module):
+    """The stack."""
+
+    def __init__(self, size: Size, by_hand: bool) -> None:
+        super().__init__()
+        self.layers = [Layer(size, by_hand) for _ in range(size.layers)]
+
+    def __call__(self, x: mx.array, *cache: mx.array) -> mx.array:
+        for number, layer in enumerate(self.layers):
+            x = layer(x, (cache[2 * number], cache[2 * number + 1]) if cache else None)
+        return x
+
+
+def main() -> None:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    print("| model | naive | mx.compile | ours | by hand | peak | causal found | first call of ours | error |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for size in SIZES:
+        if time.perf_counter() - start > options.seconds:
+            print(f"({size.name}: no time left)")
+            continue
+        mx.random.seed(0)
+        plain, expert = Model(size, False), Model(size, True)
+        plain.update(tree_map(lambda array, size=size: array.astype(size.dtype), plain.parameters()))
+        expert.update(plain.parameters())
+        shape = (size.batch, size.shared, size.cached, size.width // size.heads)
+        cache = [mx.random.normal(shape, size.dtype) for _ in range(2 * size.layers)] if size.cached else []
+        arrays = [mx.random.normal((size.batch, size.length, size.width), size.dtype), *cache]
+        mx.eval(plain.parameters(), arrays)
+        fast = fuser.optimize(plain)
+        before = time.perf_counter()
+        mx.eval(fast(*arrays))
+        first = time.perf_counter() - before
+        by_hand = mx.compile(expert)
+        numbers = timed([plain, mx.compile(plain), fast, by_hand], arrays, 4.0, 20)
+        memory = f"{peak(plain, arrays) / 1e9:.2f} -> {peak(fast, arrays) / 1e9:.2f} GB"
+        error = difference(fast(*arrays), plain(*arrays))
+        regions = fast.report.regions
+        causal = sum(region.mask == "causal" for region in regions if region.verdict == "fused")
+        cells = " | ".join(f"{number:.2f}" for number in numbers)
+        print(
+            f"| {size.name} | {cells} | {memory} | {causal} of {len(regions)} | {first:.1f} s | {error:.1e} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
