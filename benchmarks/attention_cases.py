@@ -101,14 +101,16 @@ def peak(run: Callable[..., mx.array], arrays: list[mx.array]) -> int:
 def timed(
     runs: Sequence[Callable[..., mx.array] | None], arrays: list[mx.array], seconds: float = 2.0, most: int = 60
 ) -> list[float]:
-    """The median time of a call of each in milliseconds; they take turns."""
+    """The median time of a call of each in milliseconds; they take turns, and turns at being first."""
     times: list[list[float]] = [[] for _ in runs]
     for run in runs:
         for _ in range(3 if run else 0):
             mx.eval(run(*arrays) if run else [])
     start = time.perf_counter()
     while len(times[0]) < 5 or (len(times[0]) < most and time.perf_counter() - start < seconds):
-        for run, found in zip(runs, times, strict=True):
+        first = len(times[0]) % len(runs)
+        for place in [*range(first, len(runs)), *range(first)]:
+            run, found = runs[place], times[place]
             before = time.perf_counter()
             mx.eval(run(*arrays) if run else [])
             found.append(time.perf_counter() - before)

@@ -1,6 +1,6 @@
 """Every architecture of mlx-lm, built tiny: traced and replayed, bit for bit, and its attentions found again.
 
-    python benchmarks/mlx_lm_sweep.py [NAME ...]
+    python -m benchmarks.mlx_lm_sweep [NAME ...]
 
 Of each model, a prefill, a decode step with a cache and a chunk of three tokens after it are run as they are, and by
 `fuser.optimize(model, fuse=False)`, whose answers and caches must have the same bits. Then the call of the kernel is
