@@ -52,6 +52,7 @@ def trace(
     key = random_state.get()
     if not readable(key) or not random_state.put(key):
         raise TraceError("the global random state is itself being traced by MLX")
+    key = random_state.get()  # the same numbers, but another array where MLX's compilation is switched off
     try:
         program = _Tracer(fn, inputs, key, names or {}, list(modules))
         try:

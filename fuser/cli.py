@@ -58,7 +58,7 @@ def main(traceback: bool) -> None:
 @_inputs
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that.")
 @click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page, with each region drawn."
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page with each region drawn."
 )
 def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None, html: Path | None) -> None:
     """Say of every softmax in MODEL whether it is fused, and why not.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,6 +16,7 @@ from fuser.cli_programs import program
 from fuser.export.files import OutputError, check_new
 from fuser.export.mlxfn import MlxfnExporter
 from fuser.export.onnx import export_onnx
+from fuser.export.python import export_python
 
 KINDS = (".mlxfn", ".py", ".onnx")
 
@@ -97,13 +96,9 @@ def _to_mlxfn(model: str, out: Path, dims: Sequence[str], inputs: Path | None, f
 
 
 def _to_python(model: str, out: Path, dims: Sequence[str], inputs: Path | None, force: bool) -> None:
-    try:
-        export: Any = importlib.import_module("fuser.export.python").export_python
-    except (ImportError, AttributeError):
-        raise Problem("this version of fuser does not write .py files") from None
     target = program(model)
     args, kwargs = target.arguments(inputs, dimensions(dims))
-    click.echo(f"{out}: {export(target.fn, out, *args, force=force, **kwargs)}", err=True)
+    click.echo(f"{out}: {export_python(target.fn, out, *args, force=force, **kwargs)}", err=True)
 
 
 def signatures(texts: Sequence[str]) -> list[dict[str, int]]:

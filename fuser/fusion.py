@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
+from fuser.ir.pause import uncollected
 from fuser.kernels import own, sdpa
 from fuser.patterns.attention import Attention, attention
 from fuser.patterns.cursor import Miss, Program
@@ -37,6 +38,7 @@ def fuse(graph: Graph, program: str = "") -> tuple[Graph, Report]:
     return fused.graph, fused.report
 
 
+@uncollected()
 def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "", *, ours: bool = False) -> Fused:
     """`fuse` in place, where the values of some inputs may be relied on as long as the caller watches them.
 

@@ -30,7 +30,7 @@ log = logging.getLogger("fuser")
 # as many signatures are kept as a decoder meets prompt lengths; the one not used for longest is dropped
 KEPT = 64
 # so many signatures are traced before any comes again: what never repeats itself is not worth tracing
-TRIALS = 16
+TRIALS = 64
 _ARRAYS = {mx.array}
 
 

@@ -18,6 +18,7 @@ from fuser.frontends.mlx import trace
 from fuser.frontends.state import Change, Held, RandomState, random_state, readable, swapped
 from fuser.frontends.trees import Slot, Spec, Walk, loosened
 from fuser.ir.graph import Graph, Node
+from fuser.ir.pause import uncollected
 from fuser.optimized_turns import turns
 
 
@@ -115,7 +116,7 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
     # what the program itself holds gives the better names
     tops = tops_of([*captures(fn), *held.roots, call.args, call.kwargs]) if modules else []
     names = names_in(tops)
-    with turns.tracing():
+    with turns.tracing(), uncollected():
         traced = trace(program, arrays, names, modules)
     _refuse_aliases(arrays, traced.mutated)
     # what a module holds can be trained: it is seen at every call, and not read as a number

@@ -16,6 +16,7 @@ from tests.spellings_base import (
     bias,
     causal,
     heads_first,
+    keep,
     sm,
 )
 
@@ -204,6 +205,17 @@ SUMS = [
         heads=(4, 4),
         scale=None,
         mask="none|additive",
+    ),
+    L(
+        "two score products, of which one is masked (MLA)",
+        lambda q, k, v, a, b, m: sm(q @ T(k) * ROOT + mx.where(m, a @ T(b) * ROOT, -1e30)) @ v,
+        args(Q, K, K, bias(2, 4, 5, 4), bias(2, 1, 7, 4), keep(2, 1, 1, 7)),
+        ref=lambda q, k, v, a, b, m: attend(
+            mx.concatenate([q, a], -1), mx.concatenate([k, mx.repeat(b, 4, 1)], -1), v, ROOT, m
+        ),
+        heads=(4, 4),
+        scale=None,
+        mask="boolean|additive",
     ),
     P(
         "queries and keys of two parts (MLA)",

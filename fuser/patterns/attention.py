@@ -120,7 +120,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
         reason = "the scores come from a linear layer: its weights are no keys"
         raise Miss(reason, before.products[0].value.node, attention=False)
     if len({(size_of(each.width), each.guarded, each.value.dtype) for each in after}) > 1:
-        raise Miss("the weights are used with other values too", after[1].output.node)
+        raise Miss("the weights are used with other values too, as a gradient uses them", after[1].output.node)
     roles = _roles(program, before, after, dims)
     dtype = _dtype(program, before, after)
     half = dtype == mx.float16
@@ -150,7 +150,7 @@ def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:
         term = seen_through(program, program.operands(term.value)[0], term.dims)
     known = program.known.array(term.value)
     if term.value.dtype != mx.bool_ and (known is None or not ((known == 0) | (known == 1)).all()):
-        raise Miss("the exponentials are multiplied by an array that need not be a mask of zeros and ones", softmax.node)
+        raise Miss("the exponentials are multiplied by an array that need not be zeros and ones", softmax.node)
     return Mask("keep", term, fill=-math.inf)
 
 

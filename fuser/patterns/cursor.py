@@ -19,6 +19,8 @@ IDENTITIES = frozenset({"Copy", "Contiguous", "Depends"})
 
 # a score this low has no weight beside any other: exp(-9000) is zero in every float type
 VANISHES = -9e3
+# adding this swallows scores of a usual size, so that a wholly masked row is uniform
+SURE = -1e8
 
 
 class Miss(Exception):

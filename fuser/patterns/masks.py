@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
 from fuser.patterns.axes import Dim, axes_of
-from fuser.patterns.cursor import VANISHES, Mask, Miss, Program, Term, seen_through
+from fuser.patterns.cursor import SURE, VANISHES, Mask, Miss, Program, Term, seen_through
 
-# adding this swallows scores of a usual size (the second: in float16), so that a wholly masked row is uniform
-SURE = -1e8
+# as SURE, in float16
 SWALLOWS_HALF = -6e4
 FLOAT32_MAX = 3.4028235e38
 
@@ -250,7 +249,8 @@ def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
     if array is None:
         return None
     hides = array <= VANISHES
-    if program.known.is_given(mask.term.value) and mask.kind != "keep" and not (((array == 0) | hides).all() and hides.any()):
+    trained = program.known.is_given(mask.term.value) and mask.kind != "keep"
+    if trained and not (((array == 0) | hides).all() and hides.any()):
         # a mask among the state may be read, but numbers that can be trained stay arrays
         return None
     program.known.rely(mask.term.value)

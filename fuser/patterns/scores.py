@@ -15,6 +15,7 @@ from fuser.ir.graph import Value
 from fuser.patterns.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.patterns.cursor import (
     IDENTITIES,
+    SURE,
     VANISHES,
     Cap,
     Cursor,
@@ -117,7 +118,8 @@ def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
     seen = len(cursor.masks)
     # each way took the other side for a mask: that entry goes
     inner = left.masks[seen + 1 :] + right.masks[seen + 1 :]
-    if any(mask.kind != "add" for mask in inner):
+    # a fill that swallows the other product's scores, too, masks the sum
+    if any(mask.kind != "add" and not (mask.kind == "keep" and mask.fill <= SURE) for mask in inner):
         raise cursor.miss("two products are added of which one is masked alone")
     return replace(left, products=left.products + right.products, masks=cursor.masks + inner)
 
