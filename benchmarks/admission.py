@@ -72,9 +72,32 @@ def check_kernels(data: bytes) -> list[str]:
 
 def grid() -> Iterator[tuple[Call, bool]]:
     """Calls on both sides of every rule, and whether keys and values are slices of a cache."""
-    widths = ((8, 8), (40, 40), (63, 63), (64, 64), (72, 72), (80, 80), (96, 96), (100, 100), (128, 128), (96, 64))
+    widths: tuple[tuple[int, int], ...] = (
+        (8, 8),
+        (40, 40),
+        (63, 63),
+        (64, 64),
+        (72, 72),
+        (80, 80),
+        (96, 96),
+        (100, 100),
+        (128, 128),
+        (96, 64),
+    )
     widths += ((136, 136), (192, 128), (256, 256), (64, 128), (512, 512))
-    lengths = ((1, 1), (1, 256), (1, 300), (2, 64), (3, 3), (4, 4), (4, 300), (8, 9), (9, 8), (3, 2), (128, 128))
+    lengths: tuple[tuple[int, int], ...] = (
+        (1, 1),
+        (1, 256),
+        (1, 300),
+        (2, 64),
+        (3, 3),
+        (4, 4),
+        (4, 300),
+        (8, 9),
+        (9, 8),
+        (3, 2),
+        (128, 128),
+    )
     lengths += ((256, 300), (300, 256), (1024, 1024))
     masks: tuple[Mask, ...] = ("none", "causal", "boolean", "additive")
     types = (mx.float32, mx.float16, mx.bfloat16)

@@ -4,9 +4,9 @@
 
 Every folder under the roots with `model.onnx`, `io.npz` and `meta.json` (as `export_models.py` writes them; by default
 `examples/models`) is converted by each. For each result: how many attentions became one operator (of those that the
-model has), whether it is valid (for ONNX's checker and ONNX Runtime), and whether ONNX Runtime's answers are right: those
-stored for every set of inputs, NaN where NaN is stored, else within 1e-4 (2e-2 in half precision) of the largest value.
-Times are those of loading, converting and writing.
+model has), whether it is valid (for ONNX's checker and ONNX Runtime), and whether ONNX Runtime's answers are right:
+those stored for every set of inputs, NaN where NaN is stored, else within 1e-4 (2e-2 in half precision) of the largest
+value. Times are those of loading, converting and writing.
 
 Needs: pip install onnxruntime onnxscript torch (in the Python that `--python` names, if not in this one).
 onnxscript's rewriter is run for its standard `Attention` (`onnx_fusions.fuse`) and for ONNX Runtime's operators

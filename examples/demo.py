@@ -25,7 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 import fuser
-from fuser.cli_report import bytes_of, console, heads_of, show_report
+from fuser.cli_report import console, show_report
+from fuser.report_text import amount, heads_of
 
 MODELS = Path(__file__).parent / "models"
 # Gemma 2 caps its scores with tanh, which the kernel cannot do: it shows what a refusal says
@@ -152,10 +153,10 @@ def decoder(out: Console) -> list[str]:
     table = plain_table("", "ms", "against as written", "peak memory")
     for name in programs:
         ratio = times["as written"] / times[name]
-        table.add_row(name, f"{1000 * times[name]:.1f}", f"{ratio:.2f}x", bytes_of(peaks[name]))
+        table.add_row(name, f"{1000 * times[name]:.1f}", f"{ratio:.2f}x", amount(peaks[name], "B"))
     out.print()
     out.print(table)
-    saved = bytes_of(sum(region.bytes_saved for region in fast.report.regions))
+    saved = amount(sum(region.bytes_saved for region in fast.report.regions), "B")
     smaller = peaks["as written"] / max(peaks["fuser"], 1)
     faster = times["as written"] / times["fuser"]
     worst = max((check.error for check in verification.outputs), default=0.0)

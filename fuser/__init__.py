@@ -1,5 +1,7 @@
 """Fuses attention in MLX programs and ONNX models: `fuser.optimize(fn)`, `fuser.load_onnx(path)`."""
 
+import os as _os
+
 from fuser.api import explain, optimize, trace, verify
 from fuser.errors import (
     FuserError,
@@ -14,7 +16,9 @@ from fuser.ir.types import TensorType
 from fuser.model import Model, load_onnx
 from fuser.optimized import Optimized
 from fuser.report import Region, Report
+from fuser.report_log import switch_on as _switch_on
 from fuser.verification import Verification
+from fuser.version import __version__ as __version__
 
 __all__ = [
     "FuserError",
@@ -38,3 +42,5 @@ __all__ = [
     "trace",
     "verify",
 ]
+
+_switch_on(_os.environ.get("FUSER_LOG", ""))

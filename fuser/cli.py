@@ -1,28 +1,29 @@
-"""The command line: `mlx-fuser report | run | verify`."""
+"""The command line: `mlx-fuser report | run | verify | bench | convert`."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import mlx.core as mx
 
 from fuser.api import explain_with_graphs, optimize
 from fuser.api import verify as verify_call
+from fuser.cli_bench import bench
+from fuser.cli_convert import convert
 from fuser.cli_errors import Commands, Problem
 from fuser.cli_files import check_writable, replacing, save
 from fuser.cli_inputs import dimensions
+from fuser.cli_options import ENDS, dims_option, inputs_option, model_argument, quiet_option, rtol_option, stdout_for_us
 from fuser.cli_programs import Program, outputs, program
-from fuser.cli_report import console, show_report, show_verification, summary
+from fuser.cli_progress import note, step
+from fuser.cli_report import console, show_report, show_verification
 from fuser.model import Model
 from fuser.page import write_page
-
-F = TypeVar("F", bound=Callable[..., Any])
+from fuser.report_text import summary_of
+from fuser.version import __version__
 
 EXAMPLES = """\b
 Examples:
@@ -30,32 +31,30 @@ Examples:
   mlx-fuser report  model.onnx --json report.json
   mlx-fuser run     model.onnx --inputs in.npz --outputs out.npz
   mlx-fuser verify  model.onnx
+  mlx-fuser bench   model.onnx --dim batch=1 --dim seq=2048
+  mlx-fuser convert model.onnx model.py
   mlx-fuser report  decoder:decode --inputs in.npz
 
 MODEL is an .onnx file, or module:function: a function of a Python module in the current folder or installed.
 An .npz file carries arrays under the names of the model's inputs or outputs, or of the function's parameters.
 """
 
-_model = click.argument("model", metavar="MODEL")
-_dims = click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension.")
-_inputs = click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
-
 
 @click.group(
     cls=Commands,
-    epilog=EXAMPLES,
+    epilog=f"{EXAMPLES}\n{ENDS}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="mlx-fuser", message="mlx-fuser %(version)s")
+@click.version_option(__version__, message="mlx-fuser %(version)s")
 @click.option("--traceback", is_flag=True, help="Show Python's traceback of an error.")
 def main(traceback: bool) -> None:
     """Find every attention in an MLX program or ONNX model, and put the fused kernel in its place."""
 
 
-@main.command()
-@_model
-@_dims
-@_inputs
+@main.command(epilog=ENDS)
+@model_argument
+@dims_option
+@inputs_option
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the report as JSON; - is stdout, and only that.")
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page with each region drawn."
@@ -64,19 +63,28 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
     """Say of every softmax in MODEL whether it is fused, and why not.
 
     Without --inputs, an ONNX model gets inputs of its declared shapes.
+
+    \b
+    Examples:
+      mlx-fuser report model.onnx --dim batch=4 --dim seq=128
+      mlx-fuser report model.onnx --html report.html
+      mlx-fuser report decoder:decode --inputs in.npz --json -
     """
     alone = json_to == "-"
     if json_to is not None and not alone:
         check_writable(Path(json_to))
     if html is not None:
         check_writable(html)
-    with _stdout_for_us():
-        target = program(model)
-        args, kwargs = target.arguments(inputs, dimensions(dims))
-        found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
+    with stdout_for_us():
+        with step(f"loading {model}"):
+            target = program(model)
+            args, kwargs = target.arguments(inputs, dimensions(dims))
+        with step(f"tracing {model}"):
+            found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
         found = replace(found, program=model)
     if html is not None:
-        write_page(html, found, before, after)
+        with step(f"drawing {html}"):
+            write_page(html, found, before, after)
     if alone:
         click.echo(found.to_json())
         return
@@ -86,61 +94,77 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
     show_report(console(), found)
 
 
-@main.command()
-@_model
-@click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
+@main.command(epilog=ENDS)
+@model_argument
+@inputs_option
 @click.option("--outputs", "to", type=click.Path(path_type=Path), metavar="OUT.npz", required=True, help="The outputs.")
 @click.option("--no-fuse", is_flag=True, help="Run the program as it is.")
-def run(model: str, inputs: Path | None, to: Path, no_fuse: bool) -> None:
+@quiet_option
+def run(model: str, inputs: Path | None, to: Path, no_fuse: bool, quiet: bool) -> None:
     """Run MODEL, its attentions fused, and write its outputs.
 
     --inputs may be left out for a function that needs none.
+
+    \b
+    Examples:
+      mlx-fuser run model.onnx --inputs in.npz --outputs out.npz
+      mlx-fuser run decoder:decode --inputs in.npz --outputs out.npz --quiet
     """
     check_writable(to)
-    with _stdout_for_us():
-        target = program(model, fuse=not no_fuse)
+    with stdout_for_us():
+        with step(f"loading {model}"):
+            target = program(model, fuse=not no_fuse)
         if isinstance(target.fn, Model) and inputs is None and target.fn.inputs:
             raise click.UsageError("run needs --inputs IN.npz for an ONNX model")
         args, kwargs = target.arguments(inputs, {})
         fn: Any = target.fn if isinstance(target.fn, Model) else optimize(target.fn, fuse=not no_fuse)
-        results = outputs(fn(*args, **kwargs))
-        mx.eval(results)
+        with step(f"running {model}"):
+            results = outputs(fn(*args, **kwargs))
+            mx.eval(results)
     save(to, results)
     for name, array in results.items():
         dtype = str(array.dtype).rpartition(".")[2]
         kept = " (saved as float32)" if array.dtype == mx.bfloat16 else ""
-        click.echo(f"{name}: {dtype}{list(array.shape)}{kept}", err=True)
-    for note in fn.report.notes:
-        click.echo(f"note: {note}", err=True)
+        note(f"{name}: {dtype}{list(array.shape)}{kept}")
+    for line in fn.report.notes:
+        note(f"note: {line}")
     if not no_fuse:
-        click.echo(summary(fn.report).plain, err=True)
+        note(summary_of(fn.report))
 
 
-@main.command(short_help="Compare MODEL fused with MODEL unfused.")
-@_model
-@_dims
-@_inputs
-@click.option("--rtol", type=float, metavar="RTOL", help="Tolerance, relative to the largest value; else by dtype.")
+@main.command(short_help="Compare MODEL fused with MODEL unfused.", epilog=ENDS)
+@model_argument
+@dims_option
+@inputs_option
+@rtol_option
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing where all answers agree.")
 @click.pass_context
-def verify(context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None) -> None:
+def verify(
+    context: click.Context, model: str, dims: tuple[str, ...], inputs: Path | None, rtol: float | None, quiet: bool
+) -> None:
     """Run MODEL fused and unfused, and compare; exit status 1 when the answers differ.
 
     Compares each output, and each fused attention on the same inputs. Without --inputs, an ONNX model gets inputs
     of its declared shapes.
+
+    \b
+    Examples:
+      mlx-fuser verify model.onnx --dim batch=1 --dim seq=512
+      mlx-fuser verify decoder:decode --inputs in.npz --quiet || echo wrong
     """
     if rtol is not None and not rtol >= 0:
         raise Problem(f"--rtol {rtol}: a tolerance is 0 or more")
-    with _stdout_for_us():
-        target: Program = program(model)
-        args, kwargs = target.arguments(inputs, dimensions(dims))
-        found = verify_call(target.fn, *args, rtol=rtol, **kwargs)
-    show_verification(console(), model, found)
+    with stdout_for_us():
+        with step(f"loading {model}"):
+            target: Program = program(model)
+            args, kwargs = target.arguments(inputs, dimensions(dims))
+        with step(f"verifying {model}"):
+            found = verify_call(target.fn, *args, rtol=rtol, **kwargs)
+    if not quiet or not found:
+        show_verification(console(), model, found)
     if not found:
         context.exit(1)
 
 
-@contextlib.contextmanager
-def _stdout_for_us() -> Iterator[None]:
-    """What a program prints while it is loaded or run goes to stderr: stdout is for our answer."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+main.add_command(bench)
+main.add_command(convert)

@@ -14,6 +14,9 @@ from fuser.errors import FuserError
 # what newer versions of click raise where a command is called without anything
 HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
+# as a shell has it for a program that wrote where nobody reads
+LEFT = 141
+
 
 class Problem(click.ClickException):
     """Something that the user can put right; the message says how."""
@@ -43,7 +46,7 @@ class Commands(click.Group):
         except BrokenPipeError:
             # whoever read our output has gone (`| head`): Python must not complain about it at its end either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            sys.exit(LEFT)
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:

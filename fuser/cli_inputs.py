@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import mlx.core as mx
 import numpy as np
 
 from fuser.cli_errors import Problem
+from fuser.cli_progress import note
 from fuser.frontends.onnx import ValueInfo
 
 # exporters write a dimension that is the sum of others as such: `past_sequence_length + 1`
@@ -44,7 +44,7 @@ def made(inputs: Sequence[ValueInfo], dims: Mapping[str, int]) -> dict[str, mx.a
     sizes = _sizes(inputs, names, dims)
     assumed = [f"{name}={size}" for name, size in sizes.items() if name not in dims and name in names]
     if assumed:
-        click.echo(f"assumed {', '.join(assumed)} (set with --dim, or give --inputs)", err=True)
+        note(f"assumed {', '.join(assumed)} (set with --dim, or give --inputs)")
     random = np.random.default_rng(0)
     return {info.name: _made(info, _shape(info, sizes), random) for info in inputs}
 

@@ -1,8 +1,9 @@
-"""Reports and verifications as people read them: the summary on top, then a line for each softmax."""
+"""Reports, verifications and timings as people read them: the summary on top, then a line for each."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fuser.cli_measure import FUSED, NAIVE, Measured, ran_on
 from fuser.report import Region, Report
+from fuser.report_text import amount, depth_of, dtype_of, heads_of, lengths_of, plural, scale_of, summary_of
 from fuser.verification import Check, Verification
 
 # columns where stdout is a file or a pipe, which has no width
@@ -56,27 +59,12 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def summary(report: Report) -> Text:
-    """The report in a line."""
+    """The report in a line, what is fused in colour."""
     counts = report.counts
-    attentions = counts["fused"] + counts["refused"]
-    saved = sum(region.bytes_saved for region in report.regions)
-    flops = sum(region.flops_saved for region in report.regions)
-    if not report.regions:
-        return Text("no softmax, so no attention")
-    text = Text()
-    if attentions:
-        style = "bold green" if not counts["refused"] else "bold yellow"
-        text.append(f"{counts['fused']} of {attentions} {plural('attention', attentions)} fused", style)
-    else:
-        text.append("no attention to fuse", "bold")
-    if counts["already fused"]:
-        text.append(f", {counts['already fused']} already fused in the program")
-    if counts["not attention"]:
-        text.append(f", {counts['not attention']} other {plural('softmax', counts['not attention'])}")
-    if saved:
-        text.append(f"; {bytes_of(saved)} less memory written in each run")
-    if flops:
-        text.append(f", {_scaled(flops, 'FLOP')} less computed")
+    text = Text(summary_of(report))
+    if report.regions:
+        colour = "yellow" if counts["refused"] else "green" if counts["fused"] else ""
+        text.stylize(f"bold {colour}".strip(), 0, min(map(len, re.split("[,;]", text.plain)[:1])))
     return text
 
 
@@ -93,12 +81,13 @@ def _attentions(title: str, regions: Sequence[Region]) -> Table:
         cells = (
             region.name,
             heads_of(region),
-            *_sizes(region),
+            lengths_of(region),
+            depth_of(region),
             region.mask or "",
-            _scale(region),
+            scale_of(region),
             _dtype(region),
         )
-        table.add_row(*map(Text, cells), Text(bytes_of(region.bytes_saved) if region.bytes_saved else "-"))
+        table.add_row(*map(Text, cells), Text(amount(region.bytes_saved, "B") if region.bytes_saved else "-"))
     return table
 
 
@@ -106,34 +95,15 @@ def _narrow(console: Console, title: str, regions: Sequence[Region]) -> None:
     """Two lines for each, where the names leave a table no room."""
     console.print(Text(title, "bold"))
     for region in regions:
-        lengths, depth = _sizes(region)
-        details = f"{heads_of(region)} heads, {lengths}, depth {depth}, mask {region.mask}, scale {_scale(region)}, "
-        saved = f", -{bytes_of(region.bytes_saved)}" if region.bytes_saved else ""
+        details = f"{heads_of(region)} heads, {lengths_of(region)}, depth {depth_of(region)}, mask {region.mask}, "
+        details += f"scale {scale_of(region)}, {_dtype(region)}"
+        saved = f", -{amount(region.bytes_saved, 'B')}" if region.bytes_saved else ""
         console.print(Padding(Text(region.name), (0, 0, 0, 2), expand=False))
-        console.print(Padding(Text(details + _dtype(region) + saved, "dim"), (0, 0, 0, 4), expand=False))
-
-
-def heads_of(region: Region) -> str:
-    """Query heads, and onto how many key heads they are grouped."""
-    if region.query_heads == region.key_heads:
-        return str(region.query_heads)
-    return f"{region.query_heads}→{region.key_heads}"
-
-
-def _sizes(region: Region) -> tuple[str, str]:
-    if region.q is None or region.k is None or region.v is None:
-        return "", ""
-    lengths = f"{region.q.shape[2]}×{region.k.shape[2]}"
-    depth, width = region.q.shape[3], region.v.shape[3]
-    return lengths, str(depth) if depth == width else f"{depth}, {width}"
-
-
-def _scale(region: Region) -> str:
-    return "computed" if region.scale is None else f"{region.scale:.4g}"
+        console.print(Padding(Text(details + saved, "dim"), (0, 0, 0, 4), expand=False))
 
 
 def _dtype(region: Region) -> str:
-    return "" if region.q is None else str(region.q.dtype).rpartition(".")[2]
+    return "" if region.q is None else dtype_of(region.q)
 
 
 def show_verification(console: Console, name: str, verification: Verification) -> None:
@@ -141,7 +111,7 @@ def show_verification(console: Console, name: str, verification: Verification) -
     checks = (*verification.outputs, *verification.regions)
     wrong = [check for check in checks if not check.ok]
     outputs, regions = len(verification.outputs), len(verification.regions)
-    what = f"{outputs} {plural('output', outputs)} and {regions} fused {plural('attention', regions)}"
+    what = f"{plural('output', outputs)} and {plural('fused attention', regions)}"
     console.print(Text(name, "bold"))
     if wrong:
         console.print(Text(f"{len(wrong)} of {what} DIFFER from the unfused program", "bold red"))
@@ -163,19 +133,35 @@ def _checks(checks: Sequence[Check]) -> Table:
     return table
 
 
-def plural(noun: str, count: int) -> str:
-    """The noun as it goes with `count`."""
-    return noun if count == 1 else f"{noun}es" if noun.endswith("x") else f"{noun}s"
-
-
-def bytes_of(count: int) -> str:
-    """A number of bytes, to three digits."""
-    return _scaled(count, "B")
-
-
-def _scaled(count: float, unit: str) -> str:
-    for prefix in ("", "k", "M", "G", "T"):
-        if count < 999.5 or prefix == "T":
-            return f"{count:.3g} {prefix}{unit}"
-        count /= 1000
-    raise AssertionError
+def show_measured(console: Console, measured: Measured) -> None:
+    """Print what `bench` found."""
+    console.print(Text(measured.program, "bold"))
+    console.print(summary(measured.report))
+    on = ran_on()
+    repetitions = len(measured.runs[FUSED].seconds) if measured.runs else 0
+    turns = f"; {plural('repetition', repetitions)}, taking turns" if repetitions else ""
+    versions = f"MLX {on['mlx']}, fuser {on['fuser']}, Python {on['python']}"
+    console.print(Text(f"on {on['device']} ({on['type']}), {on['system']}, {versions}{turns}", "dim"))
+    for line in measured.notes:
+        console.print(Text(f"note: {line}", "yellow"))
+    for way, checks in measured.checks.items():
+        wrong = [check for check in checks if not check.ok]
+        if wrong:
+            console.print(Text(f"{way}: {len(wrong)} of {plural('output', len(checks))} DIFFER", "bold red"))
+            console.print(_checks(checks))
+    if not measured.runs:
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("median", "quartiles", "peak memory", "speed-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    naive = measured.runs[NAIVE].median
+    for way, run in measured.runs.items():
+        low, median, high = (amount(1000 * seconds, "") for seconds in run.quartiles)
+        peak = "-" if run.peak is None else amount(run.peak, "B")
+        speedup = f"{naive / run.median:.2f}x"
+        table.add_row(way, f"{median}ms", f"{low}- {high}ms", peak, speedup, style="bold" if way == FUSED else "")
+    console.print()
+    console.print(table)
+    against = (f"{ratio:.2f} times as fast as {way}" for way, ratio in measured.speedups.items())
+    console.print(Text(f"\nfused is {', '.join(against)}"))

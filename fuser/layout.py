@@ -54,4 +54,9 @@ def _transpose(graph: Graph, value: Value, order: Sequence[int], scope: str) -> 
 
 
 def _reshape(graph: Graph, value: Value, shape: Sequence[int], scope: str) -> Value:
+    if value.shape == tuple(shape):
+        return value
+    # a reshape of a reshape is one of what that was made of: often none
+    while value.node.op == "Reshape":
+        value = graph.operands(value.node)[0]
     return value if value.shape == tuple(shape) else graph.add("Reshape", [value], tuple(shape), scope=scope)

@@ -155,17 +155,28 @@ START = r"""
     const bool aligned = ALIGNED;
     (void)aligned, (void)cap, (void)from;
 """
+# MLX looks for the names of Metal's built-in arguments in the source itself
 PLACES = {
-    "cuda": "#define THREAD_AT int(threadIdx.x)\n#define GROUP_AT int(blockIdx.y)\n#define ITEM_AT int(blockIdx.x)\n"
-    "#define ALIGNED ((reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0)\n",
-    "metal": "#define THREAD_AT int(thread_position_in_threadgroup.x)\n"
-    "#define GROUP_AT int(threadgroup_position_in_grid.y)\n#define ITEM_AT int(threadgroup_position_in_grid.x)\n"
-    "#define ALIGNED false\n",
+    "cuda": {
+        "THREAD_AT": "int(threadIdx.x)",
+        "GROUP_AT": "int(blockIdx.y)",
+        "ITEM_AT": "int(blockIdx.x)",
+        "ALIGNED": "(reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0",
+    },
+    "metal": {
+        "THREAD_AT": "int(thread_position_in_threadgroup.x)",
+        "GROUP_AT": "int(threadgroup_position_in_grid.y)",
+        "ITEM_AT": "int(threadgroup_position_in_grid.x)",
+        "ALIGNED": "false",
+    },
 }
 
 
-def source(mask: bool, sinks: bool, slopes: bool) -> str:
+def source(where: str, mask: bool, sinks: bool, slopes: bool) -> str:
     """The text of the kernel's function for a choice of arrays."""
+    start = START
+    for name, place in PLACES[where].items():
+        start = start.replace(name, place)
     # the body names all arrays: those that are not given are another's, and never read
     lines = [
         f"auto {name} = {f'{given} + {corner}' if there else 'numbers'};"
@@ -175,7 +186,7 @@ def source(mask: bool, sinks: bool, slopes: bool) -> str:
             ("slopes", "in_slopes", "from", slopes),
         )
     ]
-    return START + "    " + " ".join(lines) + "\n    auto bias = keep;\n    (void)bias;\n" + BODY
+    return start + "    " + " ".join(lines) + "\n    auto bias = keep;\n    (void)bias;\n" + BODY
 
 
 @functools.cache
@@ -188,8 +199,8 @@ def kernel(where: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., A
         name=f"fuser_attention_{mask:d}{sinks:d}{slopes:d}",
         input_names=names,
         output_names=["given"],
-        source=source(mask, sinks, slopes),
-        header=PLACES[where] + (CUDA if where == "cuda" else METAL),
+        source=source(where, mask, sinks, slopes),
+        header=CUDA if where == "cuda" else METAL,
     )
     return made
 

@@ -7,6 +7,7 @@ Gradients are those of MLX's operations too: the kernel stands under `mx.custom_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,8 @@ from fuser.kernels.admission import HALVES, Call, Mask, backend, reached
 Step = Callable[[Sequence[mx.array]], list[mx.array]]
 # below this many multiplications the cut that the step needs costs more than MLX's slow products
 WORTH = 1 << 20
-# bytes of float32 scores for which a GPU had better not make them, at whatever speed
-ROOMY = 8 << 30
+# bytes for each score that the unfused way holds at its peak
+UNFUSED = 8
 TYPES = (mx.float32, *HALVES)
 
 
@@ -57,6 +58,8 @@ def call_of(form: Form, operands: Sequence[TensorType]) -> Call:
 
 def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     """Why our kernel cannot compute a call, or None."""
+    if backend() == "metal":
+        return "our own has never been run on Metal"
     if max(depth, width) > flash_gpu.WIDEST:
         return f"our own has no room for head sizes over {flash_gpu.WIDEST}"
     return None if dtype in TYPES else f"our own does not compute in {dtype}"
@@ -67,9 +70,16 @@ def unworthy(cells: int, products: int) -> str | None:
     if backend() == "cpu":
         few = products < WORTH
         return "our own pays on a CPU for 2^20 multiplications or more" if few else None
-    # it has no use for tensor cores: what it saves there is memory
-    small = cells * 4 < ROOMY
-    return f"our own pays on a GPU where the scores take {ROOMY >> 30} GiB or more" if small else None
+    # it makes no use of tensor cores: what it saves there is memory
+    fits = cells * UNFUSED < _memory()
+    return "our own, slower on a GPU, is for scores that do not fit its memory" if fits else None
+
+
+@functools.cache
+def _memory() -> int:
+    """The bytes of the GPU's memory."""
+    found = mx.device_info()
+    return int(found.get("total_memory") or found.get("memory_size") or 64 << 30)
 
 
 def kernel_of(graph: Graph, call: Node) -> str:

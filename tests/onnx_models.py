@@ -58,7 +58,7 @@ class Attend:
         self._constants: list[TensorProto] = []
         inputs = []
         for name, length, heads in (("q", "length", HEADS), ("k", keys, self.key_heads), ("v", keys, self.key_heads)):
-            shape = ["batch", length, heads * DEPTH] if self.merged else ["batch", heads, length, DEPTH]
+            shape: Any = ["batch", length, heads * DEPTH] if self.merged else ["batch", heads, length, DEPTH]
             inputs.append(helper.make_tensor_value_info(name, kind, shape))
         if any(each in ("add", "where", "where not") for each in self.mask):
             shape = ["batch", 1, "length", keys] if self.rows else ["batch", 1, 1, keys]

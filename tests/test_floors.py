@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # of a package, or of a module and its parts
 FLOORS = {
     "fuser.errors": 0,
+    "fuser.version": 0,
     "fuser.ir": 0,
     "fuser.passes": 1,
     "fuser.patterns": 1,

@@ -1,0 +1,120 @@
+"""The rules of which calls reach a fused kernel, and what the report says of them."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+import fuser
+from fuser.ir.types import TensorType
+from fuser.kernels import admission, padding
+from fuser.kernels.admission import Call, Mask, cuda, metal
+
+Shape = tuple[int, int, int, int]
+
+
+def call(
+    q: Shape, k: Shape, width: int | None = None, mask: Mask = "none", dtype: mx.Dtype = mx.float16, sinks: bool = False
+) -> Call:
+    v = (*k[:3], width or k[3])
+    return Call(TensorType(q, dtype), TensorType(k, dtype), TensorType(v, dtype), mask, sinks)
+
+
+def square(depth: int, length: int = 128, heads: int = 4) -> tuple[Shape, Shape]:
+    return (1, heads, length, depth), (1, heads, length, depth)
+
+
+@pytest.mark.parametrize("depth", [64, 72, 80, 96, 128])
+def test_metal_tiles(depth: int) -> None:
+    assert metal(call(*square(depth))).kernel == "tiled"
+    assert metal(call(*square(depth), mask="boolean", dtype=mx.float32)).kernel == "tiled"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (call(*square(40)), "no head size 40"),
+        (call(*square(128), width=64), "128 with values of 64"),
+        (call(*square(256)), "faster"),
+        (call(*square(192)), "faster"),
+        (call((1, 4, 64, 64), (1, 4, 32, 64), mask="causal"), "no causal mask"),
+        (call((1, 4, 4, 80), (1, 4, 32, 80)), "no head size 80"),
+        (call((1, 4, 8, 64), (1, 4, 4, 64)), "no more queries"),
+        (call((1, 40, 8, 64), (1, 4, 32, 64)), "at most 32"),
+        (call((1, 8, 1, 512), (1, 1, 512, 512)), "512"),
+        (call((1, 4, 1, 192), (1, 4, 64, 192)), "faster"),
+    ],
+)
+def test_metal_falls_back(given: Call, words: str) -> None:
+    found = metal(given)
+    assert found.kernel is None and words in str(found)
+
+
+def test_metal_where_it_depends() -> None:
+    assert metal(call((1, 4, 32, 96), (1, 4, 32, 96), width=64)).kernel == "tiled"
+    assert metal(call((1, 4, 1, 192), (1, 4, 32, 192), width=128)).kernel == "vector"
+    assert metal(call((1, 8, 1, 512), (1, 1, 1024, 512))).kernel == "vector"
+    long = square(256, 2048)
+    assert metal(call(*long, mask="causal")).kernel == "tiled"
+    assert metal(call(*long, mask="causal", dtype=mx.float32)).kernel is None
+    assert metal(call(*long, mask="boolean"), nax=True).kernel is not None
+    assert metal(call(*square(512, 1024), mask="causal")).kernel == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("given", "kernel"),
+    [
+        (call(*square(64)), "cuDNN"),
+        (call(*square(40), mask="boolean"), "cuDNN"),
+        (call(*square(64), dtype=mx.float32), None),
+        (call(*square(100)), None),
+        (call(*square(136)), None),
+        (call((1, 4, 2, 64), (1, 4, 32, 64), dtype=mx.float32), "vector"),
+        (call((1, 4, 1, 64), (1, 4, 32, 64)), "vector"),
+        (call((1, 4, 1, 64), (1, 4, 32, 64), mask="boolean"), None),
+        (call((1, 4, 64, 64), (1, 4, 32, 64), mask="causal"), None),
+        (call((1, 4, 3, 64), (1, 4, 2, 64), mask="causal"), "vector"),
+        (call((1, 4, 2, 64), (1, 4, 32, 64), sinks=True), "cuDNN"),
+    ],
+)
+def test_cuda(given: Call, kernel: str | None) -> None:
+    found = cuda(given)
+    assert found.kernel == kernel
+    assert (found.reason is None) == (kernel is not None)
+
+
+def test_cuda_decodes_over_a_cache() -> None:
+    given = call((1, 4, 1, 72), (1, 4, 300, 72))
+    assert cuda(given).kernel is None and cuda(given, cache=True).kernel == "cuDNN"
+
+
+def test_names_of_chips() -> None:
+    assert admission.has_accelerators("applegpu_g17s") and not admission.has_accelerators("applegpu_g16s")
+    assert not admission.has_accelerators("applegpu_g17p") and not admission.has_accelerators("")
+
+
+def test_heads_are_padded_where_that_reaches_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = call(*square(100), width=36)
+    assert padding.padded(odd) is None or admission.backend() == "cuda"
+    monkeypatch.setattr(admission, "backend", lambda: "cuda")
+    larger = padding.padded(odd)
+    assert larger is not None and larger.heads == (104, 40)
+    assert padding.padded(call(*square(64))) is None and padding.padded(call(*square(132))) is None
+    q = mx.random.normal((1, 4, 128, 100))
+    v = mx.random.normal((1, 4, 128, 36))
+    found = padding.attend(larger, (q, q, v), scale=0.1, mask="causal", sinks=None)
+    wanted = mx.fast.scaled_dot_product_attention(q, q, v, scale=0.1, mask="causal")
+    assert found.shape == wanted.shape and mx.allclose(found, wanted, atol=1e-5)
+
+
+def test_the_report_names_the_kernel() -> None:
+    def program(q: mx.array) -> mx.array:
+        return mx.softmax(q @ q.swapaxes(-1, -2) * 0.125, axis=-1) @ q
+
+    small = fuser.explain(program, mx.zeros((1, 2, 16, 64), mx.float16)).regions[0]
+    assert small.verdict == "fused" and small.kernel is not None
+    if admission.backend() == "cpu":
+        assert "Metal: tiled" in small.kernel and "CUDA: cuDNN" in small.kernel
+    large = fuser.explain(program, mx.zeros((1, 8, 512, 64), mx.float16)).regions[0]
+    assert large.kernel is not None and ("ours" in large.kernel) == (admission.backend() == "cpu")
+    assert large.to_dict()["kernel"] == large.kernel
