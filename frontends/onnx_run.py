@@ -208,7 +208,7 @@ def _large(name: str, inputs: Iterable[Value | None]) -> bool:
         return False
     rank = max(value.ndim for value in arrays)
     shapes = [(1,) * (rank - value.ndim) + value.shape for value in arrays]
-    return math.prod(max(sizes) for sizes in zip(*shapes, strict=True)) * 8 > _HOST_BYTES
+    return bool(math.prod(max(sizes) for sizes in zip(*shapes, strict=True)) * 8 > _HOST_BYTES)
 
 
 def _tuple(result: Any) -> tuple[Value | None, ...]:

@@ -88,7 +88,8 @@ _NUMPY_NAMES = {
 def _numpy_type(number: int) -> np.dtype[Any]:
     name = TensorProto.DataType.Name(number)
     name = _NUMPY_NAMES.get(name, name.lower())
-    return np.dtype(getattr(ml_dtypes, name, None) or name)
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name, None) or name)
+    return found
 
 
 NUMPY_TYPES: dict[int, np.dtype[Any]] = {number: _numpy_type(number) for number in (*MLX_TYPES, *CARRIERS)}

@@ -44,17 +44,17 @@ class Commands(click.Group):
         except click.Abort:
             _fail("interrupted", 130)
         except BrokenPipeError:
-            # whoever read our output has gone (`| head`): Python must not complain about it at its end either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(LEFT)
+            _left()
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whatever it raises becomes a line, unless `--traceback` was given."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:  # here, as click would make status 1 of it
+            _left()
         except Exception as error:
             if ctx.params.get("traceback"):
                 raise
@@ -67,6 +67,12 @@ def described(error: BaseException) -> str:
     """An exception in one line: its type and what it says."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _left() -> NoReturn:
+    """Whoever read our output has gone (`| head`): Python must not complain about it at its end either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(LEFT)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -8,6 +8,7 @@ Gradients are those of MLX's operations too: the kernel stands under `mx.custom_
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,20 +60,20 @@ def call_of(form: Form, operands: Sequence[TensorType]) -> Call:
 def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     """Why our kernel cannot compute a call, or None."""
     if backend() == "metal":
-        return "our own has never been run on Metal"
+        return "our kernel for it has never been run on Metal"
     if max(depth, width) > flash_gpu.WIDEST:
-        return f"our own has no room for head sizes over {flash_gpu.WIDEST}"
-    return None if dtype in TYPES else f"our own does not compute in {dtype}"
+        return f"our kernel for it has no room for head sizes over {flash_gpu.WIDEST}"
+    return None if dtype in TYPES else f"our kernel for it does not compute in {dtype}"
 
 
 def unworthy(cells: int, products: int) -> str | None:
     """Why our kernel does not pay for so many scores, made with so many multiplications, or None."""
     if backend() == "cpu":
         few = products < WORTH
-        return "our own pays on a CPU for 2^20 multiplications or more" if few else None
+        return "our kernel for it pays from 2^20 multiplications on" if few else None
     # it makes no use of tensor cores: what it saves there is memory
     fits = cells * UNFUSED < _memory()
-    return "our own, slower on a GPU, is for scores that do not fit its memory" if fits else None
+    return "our kernel for it, slow on a GPU, is for scores that do not fit its memory" if fits else None
 
 
 @functools.cache
@@ -102,7 +103,12 @@ def _name(softcap: float) -> str:
 
 
 def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
-    """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large."""
+    """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large.
+
+    On macOS MLX's own products run on Accelerate, against which ours has not been measured.
+    """
+    if sys.platform == "darwin":
+        return False
     cells = q.size // max(q.shape[3], 1) * k.shape[2]
     worthy = unworthy(cells, cells * (q.shape[3] + v.shape[3])) is None
     return worthy and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None

@@ -20,8 +20,8 @@ def refuses(region: Attention, ours: bool = False) -> str | None:
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
     if region.cap is not None:
-        reason = "which MLX's kernel cannot do" if not ours else _ours(region)
-        return reason and f"the scores are capped by tanh (softcap), {reason}"
+        reason = ", which the kernel cannot do" if not ours else _ours(region)
+        return reason and f"the scores are capped by tanh (softcap){reason}"
     return None
 
 
@@ -33,7 +33,7 @@ def _ours(region: Attention) -> str | None:
     if reason is None:
         cells = size_of(roles.batch) * roles.query_heads * size_of(roles.queries) * size_of(roles.keys)
         reason = own.unworthy(cells, cells * (region.depth + width))
-    return reason and f"which MLX's kernel cannot do, and {reason}"
+    return reason and f": {reason}"
 
 
 def bytes_saved(region: Attention) -> int:

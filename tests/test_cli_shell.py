@@ -113,9 +113,9 @@ def test_quiet_does_not_silence_errors(run: Run) -> None:
 def test_help_has_examples_and_statuses(run: Run) -> None:
     page = (ROOT / "docs" / "command-line.md").read_text()
     documented = re.findall(r"^\| (\d+) \|", page, re.M)
-    for command in ((), ("report",), ("run",), ("verify",), ("bench",)):
-        text = run(*command, "--help").stdout
-        assert f"mlx-fuser {' '.join(command)}" in text and "Examples:" in text
+    for words in ([], ["report"], ["run"], ["verify"], ["bench"]):
+        text = run(*words, "--help").stdout
+        assert f"mlx-fuser {' '.join(words)}" in text and "Examples:" in text
         assert re.findall(r"^ +(\d+)  +\w", text, re.M) == documented
     for command in main.commands:
         assert re.search(rf"^mlx-fuser {command} ", page, re.M), command

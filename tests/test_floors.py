@@ -24,7 +24,6 @@ FLOORS = {
     "fuser.fusion": 3,
     "fuser.execute": 3,
     "fuser.segments": 3,
-    "fuser.segments": 3,
     "fuser.layout": 3,
     "fuser.export": 4,
     "fuser.optimized": 4,

@@ -12,7 +12,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import fuser
 from fuser.kernels import blocks, flash_gpu, host, own
+from fuser.kernels.admission import backend
 from tests.kernels_reference import reference
 
 Options = dict[str, Any]
@@ -153,6 +155,34 @@ def test_numbers_that_are_none_stay_none() -> None:
     k = mx.ones((1, 1, 3, 8))
     found = own.attend(mx.where(mx.arange(2)[:, None] == 0, mx.nan, q), k, k, scale=1.0)
     assert mx.isnan(found[0, 0, 0]).all() and mx.array_equal(found[0, 0, 1], k[0, 0, 0])
+
+
+def test_without_a_compiler_numpy_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend() != "cpu":
+        pytest.skip("a GPU's kernels are compiled by MLX")
+    for name, value in (("CXX", "no-such-compiler"), ("PATH", "")):
+        monkeypatch.setenv(name, value)
+    host.library.cache_clear()
+    try:
+        assert host.compiler() is None and host.library() is None
+        check(SIZES[2], FORMS["everything"](SIZES[2]), mx.float32)
+        program = fuser.explain(lambda q: mx.softmax(q @ q.swapaxes(-1, -2), axis=-1) @ q, mx.zeros((1, 8, 512, 64)))
+        assert "numpy" in (program.regions[0].kernel or "")
+    finally:
+        host.library.cache_clear()
+
+
+def test_a_compiler_that_fails_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("MLX_FUSER_CACHE", str(tmp_path))
+    host.library.cache_clear()
+    try:
+        assert host.library() is None
+    finally:
+        host.library.cache_clear()
 
 
 def test_rows_of_the_lowest_number_are_uniform() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 import fuser
 from fuser.fusion import fuse
+from fuser.ir.ops import OPS
+from fuser.ir.ops_fast import FLASH
 from fuser.kernels import own
 from fuser.kernels.admission import backend
 from fuser.segments import segmented
@@ -154,4 +156,18 @@ def test_a_scale_on_both_sides_of_the_cap() -> None:
 def test_nothing_is_evaluated_in_a_trace() -> None:
     form = own.Form(1.0, False, False, False)
     with pytest.raises(own.Untimely):
-        mx.compile(lambda x: own._run(form, (x, x, x)))(QKV[0])
+        mx.vmap(lambda x: own._run(form, (x, x, x)))(QKV[0][None])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mask", ["none", "boolean", "additive"])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_the_kernel_means_what_its_entry_says(causal: bool, mask: str, sinks: bool) -> None:
+    bias, sink = arrays((1, 4, LENGTH, LENGTH), (4,))
+    x = [*QKV]
+    if mask != "none":
+        x.append(bias if mask == "additive" else bias > -1)
+    if sinks:
+        x.append(sink)
+    (wanted,) = OPS[FLASH]((0.3, causal, sinks, 2.0), x, ())
+    same(own._run(own.Form(0.3, causal, mask != "none", sinks, 2.0), x), wanted)
