@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as Late
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -194,14 +195,19 @@ class Worker:
         self.pool = self.pool or ProcessPoolExecutor(1, get_context("spawn"), prepare, self.given)
         try:
             return self.pool.submit(check, folder).result(self.seconds)
-        except (BrokenProcessPool, TimeoutError) as error:
-            for process in list(self.pool._processes.values()):
+        except (BrokenProcessPool, Late) as error:
+            self.close(kill=True)
+            row = blank(folder)
+            row.failure = "crashed" if isinstance(error, BrokenProcessPool) else f"longer than {self.seconds:g} s"
+            return row
+
+    def close(self, kill: bool = False) -> None:
+        """Ends the process."""
+        if self.pool:
+            for process in list((self.pool._processes or {}).values()) if kill else ():
                 process.kill()
             self.pool.shutdown(cancel_futures=True)
-            self.pool = None
-            row = blank(folder)
-            row.failure = "crashed" if isinstance(error, BrokenProcessPool) else f"longer than {self.seconds} s"
-            return row
+        self.pool = None
 
 
 def main() -> int:
@@ -212,7 +218,7 @@ def main() -> int:
     parser.add_argument("--no-fuse", action="store_true", help="the ONNX frontend alone")
     parser.add_argument("--no-compile", action="store_true", help="without mx.compile, which is slow on a CPU")
     parser.add_argument("--bad", action="store_true", help="show only what disagrees or is not wholly fused")
-    parser.add_argument("--seconds", type=int, default=120, help="limit for one model")
+    parser.add_argument("--seconds", type=float, default=120, help="limit for one model")
     parser.add_argument("--width", type=int, help="of the table, in characters")
     options = parser.parse_args()
     only = set(filter(None, options.only.split(",")))
@@ -226,6 +232,7 @@ def main() -> int:
         rows.append(row)
         if not row.good:
             errors.print(f"{row.model}: {row.failure}", markup=False, highlight=False)
+    worker.close()
     chosen = [row for row in rows if not options.bad or not row.good or row.found not in (None, row.truth)]
     console = Console(width=options.width)
     console.print(shown(chosen))

@@ -109,11 +109,12 @@ def ran_on() -> dict[str, str]:
     """The device and the versions."""
     device = mx.default_device()
     kind = str(device.type).rpartition(".")[2]
-    name = str(mx.device_info(device).get("device_name", platform.machine()))  # type: ignore[arg-type]
+    name = str(mx.device_info(device).get("device_name", platform.machine()))
+    core: Any = mx  # its stub says nothing of a version
     return {
         "device": name,
         "type": kind,
-        "mlx": mx.__version__,
+        "mlx": core.__version__,
         "fuser": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

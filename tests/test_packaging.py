@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -103,6 +105,21 @@ def test_the_version_is_said_in_one_place(built: tuple[Path, Path]) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
     assert f'"{fuser.__version__}"' in (ROOT / "fuser" / "version.py").read_text()
     assert f'version = "{fuser.__version__}"' not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_what_is_imported_is_asked_for(built: tuple[Path, Path]) -> None:
+    """Nothing may come by way of another dependency only: older ones may not bring it."""
+    with zipfile.ZipFile(built[1]) as wheel:
+        trees = [ast.parse(wheel.read(name)) for name in wheel.namelist() if name.endswith(".py")]
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(wheel.read(name).decode())
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"fuser"}
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    asked = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required}
+    assert {"protobuf" if name == "google" else name for name in imported} == asked
 
 
 def test_the_command_works(installed: Path, tmp_path: Path, llama: Path) -> None:

@@ -42,14 +42,13 @@ def symbols(inputs: Sequence[ValueInfo]) -> dict[str, list[tuple[str, int]]]:
 def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None) -> Iterator[list[dict[str, int]]]:
     """Ways to choose sizes, the most telling first; each is one set of sizes for each trace.
 
-    `base` are sizes that are known to work: with them, the first trace has these; in the last ways all traces have, for
-    models that run at no other size whatever they declare.
+    `base` are sizes that are known to work: with them, the first trace has these. No dimension that the model
+    declares dynamic has one size in all traces: it would be taken for fixed.
     """
     places = symbols(inputs)
     base = base or {}
     sums = {name: _terms(name, places, inputs) for name in places}
-    fixing = (False, True) if base else (False,)
-    for fixed, primes, alike in itertools.product(fixing, (PRIMES, SMALL, EVEN), (_itself, _by_place, _by_kind)):
+    for primes, alike in itertools.product((PRIMES, SMALL, EVEN), (_itself, _by_place, _by_kind)):
         classes: dict[str, int] = {}
         for name in places:
             if not sums[name]:
@@ -61,7 +60,7 @@ def size_sets(inputs: Sequence[ValueInfo], base: Mapping[str, int] | None = None
                 if not sums[name]:
                     size = primes[classes[alike(name, places)] % len(primes)][trace]
                     size = _scaled(name, size, places, inputs)
-                    sizes[name] = base.get(name, size) if trace == 0 or fixed else size
+                    sizes[name] = base.get(name, size) if trace == 0 else size
             for name in places:
                 if sums[name]:
                     sizes[name] = sum(int(t) if t.isdigit() else sizes.get(t, 0) for t in sums[name])
