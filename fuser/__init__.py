@@ -10,6 +10,9 @@ from fuser.errors import (
     TraceError,
     UnsupportedOperatorError,
 )
+from fuser.export.mlxfn import export_mlxfn
+from fuser.export.onnx import export_onnx
+from fuser.export.python import export_python
 from fuser.fusion import fuse
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.types import TensorType
@@ -36,6 +39,9 @@ __all__ = [
     "Value",
     "Verification",
     "explain",
+    "export_mlxfn",
+    "export_onnx",
+    "export_python",
     "fuse",
     "load_onnx",
     "optimize",
