@@ -10,11 +10,11 @@ from typing import Any
 import mlx.core as mx
 from numpy.typing import NDArray
 
-from fuser.ir.graph import Node, Value
+from fuser.ir.graph import Value
 from fuser.patterns import masks
 from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.patterns.axes import after as forwards
-from fuser.patterns.cursor import PRODUCTS, Cap, Cursor, Mask, Miss, Program, Term, is_float, seen_through
+from fuser.patterns.cursor import Cap, Cursor, Mask, Miss, Program, Term, is_float, seen_through
 from fuser.patterns.masks import Reading
 from fuser.patterns.operands import Operand
 from fuser.patterns.scores import Product, Scores, scores
@@ -157,7 +157,7 @@ def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:
 def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Miss) -> Miss:
     """The reason to give when a side is missing: with one side there, it is an attention that cannot be fused."""
     if isinstance(before, Miss):
-        before.attention = not isinstance(after, Miss) or _of_activations(program, before.at)
+        before.attention = not isinstance(after, Miss) or program.of_activations(before.at)
         return before
     assert isinstance(after, Miss)
     after.attention = not any(_is_linear(program, product.key) for product in before.products)
@@ -171,22 +171,6 @@ def _sink(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink 
         return logit
     array = masks.smallest(masks.spread(known, logit, axes))
     return KnownSink(array, tuple((axis,) if size != 1 else () for axis, size in zip(axes, array.shape, strict=True)))
-
-
-def _of_activations(program: Program, node: Node) -> bool:
-    """Whether one of the products that `node` is next computed from is of two arrays of which none is a weight."""
-    seen, stack = {node}, [node]
-    while stack:
-        top = stack.pop()
-        operands = program.graph.operands(top)
-        if top.op in PRODUCTS:
-            if not any(program.known.is_weight(operand) for operand in operands[:2]):
-                return True
-        else:
-            found = {operand.node for operand in operands if operand.node in program.fed} - seen
-            seen |= found
-            stack += found
-    return False
 
 
 def _is_linear(program: Program, key: Operand) -> bool:

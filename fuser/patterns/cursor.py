@@ -49,6 +49,21 @@ class Program:
                 found.add(node)
         return frozenset(found)
 
+    def of_activations(self, node: Node) -> bool:
+        """Whether one of the products that `node` is next computed from is of two arrays of which none is a weight."""
+        seen, stack = {node}, [node]
+        while stack:
+            top = stack.pop()
+            operands = self.graph.operands(top)
+            if top.op in PRODUCTS:
+                if not any(self.known.is_weight(operand) for operand in operands[:2]):
+                    return True
+            else:
+                found = {operand.node for operand in operands if operand.node in self.fed} - seen
+                seen |= found
+                stack += found
+        return False
+
     def operands(self, value: Value) -> tuple[Value, ...]:
         """What the maker of `value` reads."""
         return self.graph.operands(value.node)
@@ -159,7 +174,9 @@ class Cursor:
     def miss(self, reason: str) -> Miss:
         """The match ends here."""
         # a way that cannot be the scores' is the last to give the reason
-        return Miss(reason, self.value.node, self.depth + (1 << 20) * (self.value.node in self.program.fed))
+        node, program = self.value.node, self.program
+        likelier = (node in program.fed) + program.of_activations(node)
+        return Miss(reason, node, self.depth + (likelier << 20))
 
     def term(self, value: Value) -> Term:
         """`value`, shaped like what is here, seen through the views that only repeat or move it."""
