@@ -39,6 +39,9 @@ from fuser.frontends.onnx_weights import Weights
 _STRAYS = {"SimplifiedLayerNormalization"}
 
 
+_SOFTMAXES = frozenset({"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
+
+
 class ValueInfo(NamedTuple):
     """An input or output of a model; a dimension is a number, the name of a symbolic one, or `None`."""
 
@@ -123,6 +126,18 @@ class OnnxProgram:
             what += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
             takes = ", ".join(map(str, self.inputs)) or "nothing"
             raise InvalidInputError(f"model {self.name!r}: {'; '.join(what)}; it takes {takes}")
+
+    def softmaxes(self) -> list[str]:
+        """The names of the nodes that compute a softmax, in the model's order, those of subgraphs and functions too."""
+        found, stack = [], [self._graph]
+        while stack:
+            graph = stack.pop()
+            for step in graph.steps:
+                if step.kind.rpartition("::")[2].rpartition(".")[2] in _SOFTMAXES:
+                    found.append(step.name)
+                inner = [step.body, *step.attributes.values()]
+                stack += [each for each in inner if isinstance(each, Graph)]
+        return found
 
     def __repr__(self) -> str:
         return f"OnnxProgram({self.name!r}: {'; '.join(map(str, self.inputs))} -> {'; '.join(map(str, self.outputs))})"

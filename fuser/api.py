@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
+from fuser.errors import TraceError, UnsupportedOperatorError
 from fuser.fusion import Fused, fuse_given
 from fuser.ir.graph import Graph
 from fuser.model import Model
@@ -53,13 +54,22 @@ def trace(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Graph:
 
 
 def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
-    """What `optimize(fn)(*args, **kwargs)` would fuse, and why not the rest; nothing is run. Raises `TraceError`."""
-    return _explained(fn, traced_call(_plain(fn), args, _arrays(fn, kwargs))).report
+    """What `optimize(fn)(*args, **kwargs)` would fuse, and why not the rest; nothing is run.
+
+    Raises `TraceError` when a function cannot be traced; of an ONNX model, the report says so of each softmax.
+    """
+    return explain_with_graphs(fn, *args, **kwargs)[0]
 
 
 def explain_with_graphs(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[Report, Graph, Graph]:
     """`explain`, and the graph before and after: what `fuser.page` draws."""
-    traced = traced_call(_plain(fn), args, _arrays(fn, kwargs))
+    arrays = _arrays(fn, kwargs)
+    try:
+        traced = traced_call(_plain(fn), args, arrays)
+    except (TraceError, UnsupportedOperatorError) as error:
+        if not isinstance(fn, Model):
+            raise
+        return fn.untraced(f"the original program runs: {error}"), Graph(), Graph()
     before = traced.graph.copy()
     fused = _explained(fn, traced)
     return fused.report, before, fused.graph

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from fuser.frontends.onnx import OnnxProgram, ValueInfo, load
 from fuser.optimized import Optimized
-from fuser.report import Report
+from fuser.report import Region, Report
 
 
 class Model:
@@ -18,6 +18,7 @@ class Model:
     def __init__(self, program: OnnxProgram, *, fuse: bool = True) -> None:
         self.program = program
         """The model as a plain MLX callable, unfused."""
+        self._fuse = fuse
         self._optimized: Optimized[..., dict[str, mx.array]] = Optimized(program, fuse=fuse)
 
     @property
@@ -33,7 +34,15 @@ class Model:
     @property
     def report(self) -> Report:
         """The report for the shapes that were last run; an empty one before the first call."""
-        return self._optimized.report
+        report = self._optimized.report
+        if report.regions or not report.notes or not self._fuse:
+            return report
+        return self.untraced(report.notes[0])
+
+    def untraced(self, why: str) -> Report:
+        """The report of a model that cannot be traced: what the file says of its softmaxes is all there is."""
+        regions = tuple(Region("refused", why, name, name) for name in self.program.softmaxes())
+        return Report(regions, self.program.name, (why,))
 
     def __call__(self, **inputs: Any) -> dict[str, mx.array]:
         """The outputs by name, for inputs by name: MLX or numpy arrays.

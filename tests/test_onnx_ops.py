@@ -358,3 +358,10 @@ def test_reductions_of_nothing():
 def test_random_numbers_are_refused():
     with pytest.raises(UnsupportedOperatorError, match="RandomNormal-22, as it draws random numbers"):
         one_node("RandomNormal", [], opset=22, shape=[2])
+
+
+def test_coordinates_that_are_no_numbers_read_nothing_outside():
+    grid = np.full((1, 2, 2, 2), np.nan, np.float32)
+    image = np.ones((1, 1, 4, 4), np.float32)
+    (sampled,) = run_node("GridSample", [image, grid])
+    assert sampled.shape == (1, 1, 2, 2)

@@ -141,3 +141,15 @@ def test_exponentials_times_numbers_are_refused() -> None:
     region = check(fn, *operands(Q, Q, Q), mx.ones((7, 7)))
     assert region.verdict == "refused"
     assert "exponentials" in str(region.reason)
+
+
+def test_a_causal_fill_and_a_padding_fill_on_rows_that_both_mask() -> None:
+    lowest = float(np.finfo(np.float32).min)
+
+    def fn(q: mx.array, k: mx.array, v: mx.array, padding: mx.array) -> mx.array:
+        scores = mx.where(mx.tri(7) > 0, q @ swap(k), lowest)
+        return mx.softmax(scores + padding, -1) @ v
+
+    # padding on the left: the first rows see nothing, and what their uniform weights are depends on both fills
+    padding = mx.where(mx.arange(7) < 3, lowest, 0.0)[None, None, None]
+    assert check(fn, *operands(Q, Q, Q), padding).verdict == "fused"
