@@ -20,6 +20,7 @@ from fuser.cli_options import ENDS, dims_option, inputs_option, model_argument, 
 from fuser.cli_programs import Program, outputs, program
 from fuser.cli_progress import note, step
 from fuser.cli_report import console, show_report, show_verification
+from fuser.ir.graph import Graph
 from fuser.model import Model
 from fuser.page import write_page
 from fuser.report_text import summary_of
@@ -80,7 +81,10 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
             target = program(model)
             args, kwargs = target.arguments(inputs, dimensions(dims))
         with step(f"tracing {model}"):
-            found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
+            if target.imported is not None:
+                found, before, after = target.imported.report, Graph(), Graph()
+            else:
+                found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
         found = replace(found, program=model)
     if html is not None:
         with step(f"drawing {html}"):

@@ -1,4 +1,4 @@
-"""MODEL on the command line: an ONNX file, or a function of a Python module."""
+"""MODEL on the command line: an ONNX file, an exported MLX function, or a function of a Python module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import numpy as np
 from fuser.cli_errors import Problem, described
 from fuser.cli_files import Array, read
 from fuser.cli_inputs import made
+from fuser.export.mlxfn import Imported, import_mlxfn
 from fuser.frontends import trees
+from fuser.frontends.onnx import ValueInfo
 from fuser.model import Model, load_onnx
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -28,6 +30,8 @@ class Program:
 
     name: str
     fn: Callable[..., Any]
+    imported: Imported | None = None
+    """What is known of an exported function."""
 
     def arguments(self, path: Path | None, dims: Mapping[str, int]) -> Arguments:
         """The arguments of a call: the arrays of an .npz file, or made ones."""
@@ -37,6 +41,16 @@ class Program:
         if isinstance(self.fn, Model):
             takes = self.fn.inputs
             return [], made(takes, dims) if arrays is None else _fitting(arrays, takes)
+        if self.imported is not None:
+            if dims:
+                raise Problem("--dim is for ONNX models: an exported function is of fixed sizes")
+            types = self.imported.inputs
+            infos = tuple(ValueInfo(name, type.dtype, type.shape) for name, type in types.items())
+            taken: Mapping[str, Any] = made(infos, dims) if arrays is None else arrays
+            given = {name: mx.array(array) for name, array in taken.items()}
+            # its weights are loads from the file until it has run once, and MLX cannot trace those
+            mx.eval(self.fn(**given))
+            return [], given
         if dims:
             raise Problem("--dim is for ONNX models: a function takes its arrays from --inputs")
         return _bound(self.name, self.fn, arrays or {})
@@ -47,9 +61,12 @@ def program(text: str, *, fuse: bool = True) -> Program:
     path = Path(text)
     if path.is_dir():
         raise Problem(f"{text!r} is a folder: MODEL is an .onnx file or module:function")
-    if path.suffix == ".onnx" or path.exists():
+    if path.suffix in (".onnx", ".mlxfn") or path.exists():
         if not path.exists():
             raise Problem(f"no such file: {text!r}")
+        if path.suffix == ".mlxfn":
+            imported = import_mlxfn(path)
+            return Program(text, imported.fn, imported)
         return Program(text, load_onnx(path, fuse=fuse))
     module, colon, attribute = text.partition(":")
     if not colon or not module or not attribute:

@@ -18,7 +18,7 @@ import fuser
 from fuser.errors import InvalidInputError, TraceError
 from fuser.export.files import OutputError
 from fuser.export.mlxfn import MlxfnExporter, export_mlxfn
-from tests.conftest import ROOT, read_export
+from tests.conftest import ROOT, Run, read_export
 
 Q = mx.random.normal((2, 4, 6, 8), key=mx.random.key(0))
 
@@ -167,3 +167,18 @@ def test_the_cpp_of_the_docs_runs(tmp_path: Path) -> None:
     done = subprocess.run(["./run"], cwd=tmp_path, capture_output=True, text=True, check=True)
     x = (mx.arange(64, dtype=mx.float32) / 64).reshape(1, 2, 4, 8)
     assert float(done.stdout) == pytest.approx(attention(x, x, x).sum().item(), rel=1e-4)
+
+
+def test_the_command_line_reads_what_it_wrote(run: Run, models: Path, tmp_path: Path) -> None:
+    assert run("convert", models / "llama__sdpa__dyn18" / "model.onnx", "llama.mlxfn").exit_code == 0
+    result = run("report", "llama.mlxfn", "--json", "-")
+    found = json.loads(result.stdout)
+    assert found["counts"] == {"fused": 0, "already fused": 2, "refused": 0, "not attention": 0}
+    assert [(region["query_heads"], region["key_heads"]) for region in found["regions"]] == [(8, 2)] * 2
+    assert run("verify", "llama.mlxfn").exit_code == 0
+
+
+def test_a_function_of_others_says_how_to_report_it(run: Run, tmp_path: Path) -> None:
+    mx.export_function(str(tmp_path / "other.mlxfn"), lambda x: x + 1, mx.zeros(3))
+    result = run("report", "other.mlxfn")
+    assert result.exit_code == 2 and "mx.import_function" in result.stderr
