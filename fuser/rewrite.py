@@ -187,6 +187,8 @@ class Rewriter:
                     else self._constant((known != 0) != mask.inverted, reading, region)
                 )
                 total = total or self._number(0, mx.float32)
+                if math.isfinite(mask.fill) and mask.fill < LOWEST_HALF:
+                    total = self._cast(total, mx.float32)
                 total = self._memo("Select", self._alike(keep, total, self._number(mask.fill, total.dtype)))
             else:
                 part = (
@@ -195,11 +197,7 @@ class Rewriter:
                     else self._constant(known.astype(np.float32), reading, region)
                 )
                 part = self._scaled(part, mask.scale.number)
-                total = (
-                    part
-                    if total is None
-                    else self._memo("Add", self._alike(*(self._cast(x, mx.float32) for x in (total, part))))
-                )
+                total = part if total is None else self._memo("Add", self._alike(*self._promoted(total, part)))
         assert total is not None
         return self._cast(self._bounded(total, dtype), dtype)
 
@@ -283,6 +281,12 @@ class Rewriter:
 
     def _scaled(self, value: Value, number: float) -> Value:
         return value if number == 1 else self._memo("Multiply", self._alike(value, self._number(number, value.dtype)))
+
+    def _promoted(self, left: Value, right: Value) -> tuple[Value, Value]:
+        """Both in one type: the program's own, if it is one, in which two of the lowest numbers make minus infinity."""
+        if left.dtype == right.dtype:
+            return left, right
+        return self._cast(left, mx.float32), self._cast(right, mx.float32)
 
     def _cast(self, value: Value, dtype: mx.Dtype) -> Value:
         return value if value.dtype == dtype else self._memo("AsType", [value], dtype)

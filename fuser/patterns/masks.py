@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from fuser.ir.bounds import bounds
+from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Node
 from fuser.patterns.axes import Dim, axes_of
 from fuser.patterns.cursor import SURE, VANISHES, Mask, Miss, Program, Term, seen_through
@@ -27,6 +27,8 @@ from fuser.patterns.cursor import SURE, VANISHES, Mask, Miss, Program, Term, see
 # as SURE, in float16
 SWALLOWS_HALF = -6e4
 FLOAT32_MAX = 3.4028235e38
+FLOAT16_MAX = 65504.0
+TWICE = "two masks of float16's lowest number make minus infinity where they meet, in rows that see nothing"
 
 Steps = Sequence[tuple[Mask, NDArray[Any] | None]]
 Empty = Literal["nan", "mean", "zero"]
@@ -74,13 +76,13 @@ def read(
         if mask.kind == "times" and (known is None or not ((known == 0) | (known == 1)).all()):
             raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
     if all(known is not None or mask.kind == "floor" for mask, known in steps):
-        return _read_known(steps, axes, queries, keys, guarded, at)
+        return _read_known(steps, axes, queries, keys, half, guarded, at)
     if any(mask.kind == "times" for mask, _ in steps):
         raise Miss("the scores are multiplied by a mask beside masks that are known only when the program runs", at)
     return _read_traced(program, steps, axes, keys, half, guarded, at)
 
 
-def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool, at: Node) -> Reading:
+def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
     """Masks that are all known: what they add up to, and where the score itself is lost."""
     plain = _kept(steps)
     if plain is not None and _covers(plain, keys, axes):
@@ -92,6 +94,8 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool,
         elif mask.kind == "add":
             assert known is not None
             total = total + known.astype(np.float64) * mask.scale.number
+            # two of the lowest numbers make minus infinity
+            total = np.where(total < -_largest(mask), -math.inf, total)
         else:
             assert known is not None
             dropped = (known != 0) == mask.inverted
@@ -100,23 +104,28 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, guarded: bool,
     if (lost & counts).any():
         raise Miss("the scores are multiplied by zero where no mask hides them", at)
     empty: Empty | None = None
+    sure = SWALLOWS_HALF if any(_largest(mask) == FLOAT16_MAX for mask, _ in steps if mask.kind == "add") else SURE
     if not _covers(counts, keys, axes):
         hidden = ~counts.any(axis=_places(keys, axes), keepdims=True)
         here = total[np.broadcast_to(hidden, total.shape)]
         if (here == -math.inf).all():
             empty = "zero" if guarded else "nan"
         elif len(set(here)) == 1 and (
-            here[0] <= SURE or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()
+            here[0] <= sure or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()
         ):
             empty = "mean"
-        elif (lost & hidden & (total > SURE)).any():
+        elif (lost & hidden & (total > sure)).any():
             raise Miss("masks of several fills meet in rows that are masked wholly", at)
+        elif half and (here <= sure).any():
+            raise Miss(TWICE, at)
         else:
             return Reading(axes, "additive", bias=smallest(total), empty="zero" if guarded else None)
     if ((total == 0) | ~counts).all():
         return _boolean(counts, axes, queries, keys, empty)
     if empty == "mean":
-        return Reading(axes, "additive", bias=smallest(total), empty=None)
+        # in float16 the kernel, which adds in float32, swallows nothing: the rows are answered after it
+        keep = smallest(counts) if half else None
+        return Reading(axes, "additive", keep, bias=smallest(total), empty="mean" if half else None)
     return Reading(axes, "additive", bias=smallest(np.where(counts, total, -math.inf)), empty=empty)
 
 
@@ -152,6 +161,10 @@ def _boolean(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim, empty:
 
 def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
+    added = [mask for mask, known in steps if mask.kind == "add" and _hides(program, mask, known)]
+    replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill) and mask not in added]
+    if half and any(_largest(mask) == FLOAT16_MAX for mask in added) and len(added) + len(replaced) > 1:
+        raise Miss(TWICE, at)
     steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
     fills, bias = set(), any(mask.kind == "floor" for mask, _ in steps)
     keep = np.ones((1,) * len(axes), bool)
@@ -275,10 +288,25 @@ def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     for kept, fill, inverted in ((*numbers, False), (*numbers[::-1], True)):
         if kept == 0 and fill is not None:
             fill *= mask.scale.number
-            if fill == -math.inf or (half and fill <= SWALLOWS_HALF):
+            swallows = SWALLOWS_HALF if _largest(mask) == FLOAT16_MAX else SURE
+            if fill == -math.inf or (half and fill <= swallows):
                 term = seen_through(program, condition, mask.term.dims)
                 return Mask("keep", term, fill=fill, inverted=inverted)
     return None
+
+
+def _hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
+    """Whether an additive mask holds the lowest numbers of its type."""
+    if known is not None:
+        return bool((known * mask.scale.number <= SWALLOWS_HALF).any())
+    low = bounds(program.graph, program.known, mask.term.value)[0]
+    # what a layer gives is no mask, though it may be a position's share of the scores
+    return low != FINITE[0] and low * mask.scale.number <= SWALLOWS_HALF
+
+
+def _largest(mask: Mask) -> float:
+    """The largest number of the type in which the program adds a mask."""
+    return FLOAT16_MAX if mask.term.value.dtype == mx.float16 else FLOAT32_MAX
 
 
 def _places(keys: Dim, axes: Dim) -> tuple[int, ...]:
