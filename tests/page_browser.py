@@ -77,6 +77,14 @@ class Browser:
         """What `return ...` gives in the page."""
         return self._call("POST", "/execute/sync", {"script": script, "args": arguments})
 
+    def until(self, script: str, *arguments: Any) -> None:
+        """Wait for `script` to return something true: what a page does after an event takes a moment."""
+        for _ in range(200):
+            if self.run(script, *arguments):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"it never came true: {script}")
+
     def press(self, *keys: str) -> None:
         """Press keys, one after the other: characters, or WebDriver's codes for others."""
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]

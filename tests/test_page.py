@@ -206,7 +206,7 @@ def test_it_fits_and_draws(chromium: Browser, folder: Path, name: str, width: in
     chromium.open(folder / f"{name}.html", width)
     assert chromium.run(READY) == "yes"
     assert chromium.run("document.getElementById('all').click()") is None
-    time.sleep(0.3)
+    chromium.until("return document.querySelectorAll('figure svg .box').length > 20")
     chromium.run("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     figures = chromium.run("return document.querySelectorAll('figure svg .box').length")
     assert figures > 20
@@ -240,7 +240,7 @@ def test_filters_and_search(chromium: Browser, folder: Path) -> None:
     assert chromium.run("return document.getElementById('shown').textContent") == f"1 of {LAYERS + 1} shown"
     # a mark of the picture shows its region, whatever is filtered
     chromium.run("document.querySelector('.model a.fused').dispatchEvent(new MouseEvent('click', {bubbles: true}))")
-    time.sleep(0.2)
+    chromium.until("return document.querySelector('.region[open] .box.softmax text')")
     assert len(chromium.run(SHOWN)) == LAYERS + 1
     assert chromium.run("return document.querySelector('.region[open] .box.softmax text').textContent") == "Softmax"
 
@@ -255,7 +255,7 @@ def test_by_keyboard(chromium: Browser, folder: Path) -> None:
     (only,) = chromium.run(SHOWN)
     chromium.press(tab, tab, enter)
     assert chromium.run("return document.activeElement.parentElement.id") == only
-    assert chromium.run("return document.getElementById(arguments[0]).open", only)
+    chromium.until("return document.querySelector('#' + arguments[0] + '[open] .canvas')", only)
     chromium.press(tab, down, down)
     assert chromium.run("return document.activeElement.className") == "canvas"
     assert chromium.run("return document.querySelectorAll('.box.chosen').length") == 1
@@ -273,8 +273,8 @@ def test_light_and_dark(chromium: Browser, folder: Path) -> None:
     for theme in ("light", "dark"):
         chromium.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         chromium.open(folder / "small.html", 820)
-        chromium.run("localStorage.clear(); location.reload()")
-        time.sleep(0.3)
+        chromium.run("localStorage.clear(); window.old = true; location.reload()")
+        chromium.until("return !window.old && document.readyState === 'complete'")
         own = chromium.run(paper)
         chromium.run("document.getElementById('theme').click()")
         other = chromium.run(paper)
