@@ -165,6 +165,7 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill) and mask not in added]
     if half and any(_largest(mask) == FLOAT16_MAX for mask in added) and len(added) + len(replaced) > 1:
         raise Miss(TWICE, at)
+    added_up = tuple(steps)
     steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
     fills, bias = set(), any(mask.kind == "floor" for mask, _ in steps)
     keep = np.ones((1,) * len(axes), bool)
@@ -190,7 +191,7 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     late: Empty | None = "mean" if half and finite else None
     if not all(_finite(program, mask, known) for mask, known in steps):
         late = "zero" if guarded else late or "nan"
-    return Reading(axes, "additive", known_keep, keeps, steps=tuple(steps), empty=late)
+    return Reading(axes, "additive", known_keep, keeps, steps=added_up, empty=late)
 
 
 def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
@@ -300,8 +301,8 @@ def _hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     if known is not None:
         return bool((known * mask.scale.number <= SWALLOWS_HALF).any())
     low = bounds(program.graph, program.known, mask.term.value)[0]
-    # what a layer gives is no mask, though it may be a position's share of the scores
-    return low != FINITE[0] and low * mask.scale.number <= SWALLOWS_HALF
+    # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
+    return low not in (FINITE[0], -math.inf) and low * mask.scale.number <= SWALLOWS_HALF
 
 
 def _largest(mask: Mask) -> float:
