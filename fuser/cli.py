@@ -22,7 +22,7 @@ from fuser.cli_progress import note, step
 from fuser.cli_report import console, show_report, show_verification
 from fuser.ir.graph import Graph
 from fuser.model import Model
-from fuser.page import write_page
+from fuser.page import page
 from fuser.report_text import summary_of
 from fuser.version import __version__
 
@@ -88,7 +88,9 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
         found = replace(found, program=model)
     if html is not None:
         with step(f"drawing {html}"):
-            write_page(html, found, before, after)
+            text = page(found, before, after)
+        with replacing(html) as file:
+            file.write(text.encode())
     if alone:
         click.echo(found.to_json())
         return

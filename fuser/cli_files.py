@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.cli_errors import Problem, described
+from fuser.export import files
 
 Array = NDArray[Any] | mx.array
 
@@ -58,25 +58,17 @@ def save(path: Path, arrays: Mapping[str, mx.array]) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file under another name beside `path`, renamed at the end: there is never half a file at `path`."""
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe stays what it is
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe stays what it is
+        try:
             with path.open("wb") as file:
                 yield file
-            return
-        path = path.resolve()
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with draft.open("wb") as file:
-                yield file
-            if path.exists():
-                shutil.copymode(path, draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Problem(f"cannot write '{path}': {error.strerror or error}") from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Problem(f"cannot write '{path}': {error.strerror or error}") from error
+        return
+    with files.replacing(path, force=True) as (draft,), draft.open("wb") as file:
+        yield file
 
 
 def check_writable(path: Path) -> None:

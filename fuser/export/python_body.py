@@ -76,7 +76,6 @@ class Body:
                     called.setdefault(arg, name)
         self._roles = roles(order, called)
         self._reserved = self.dims.names() | SPOKEN
-        self._shapes: dict[str, str] = {}
 
     # -- names -----------------------------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ def _boolean(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim, empty:
 def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
     added = [mask for mask, known in steps if mask.kind == "add" and _hides(program, mask, known)]
-    replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill) and mask not in added]
+    replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill)]
     if half and any(_largest(mask) == FLOAT16_MAX for mask in added) and len(added) + len(replaced) > 1:
         raise Miss(TWICE, at)
     added_up = tuple(steps)
