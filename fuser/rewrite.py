@@ -178,8 +178,9 @@ class Rewriter:
         total: Value | None = None
         for mask, known in reversed(reading.steps):
             if mask.kind == "floor":
-                assert total is not None
-                total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
+                # under plain scores the floor is never reached
+                if total is not None:
+                    total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
             elif mask.kind == "keep":
                 keep = (
                     self._kept(mask, region)

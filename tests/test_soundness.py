@@ -153,3 +153,13 @@ def test_a_causal_fill_and_a_padding_fill_on_rows_that_both_mask() -> None:
     # padding on the left: the first rows see nothing, and what their uniform weights are depends on both fills
     padding = mx.where(mx.arange(7) < 3, lowest, 0.0)[None, None, None]
     assert check(fn, *operands(Q, Q, Q), padding).verdict == "fused"
+
+
+def test_a_floor_under_plain_scores_is_no_mask() -> None:
+    lowest = float(np.finfo(np.float32).min)
+
+    def fn(q: mx.array, k: mx.array, v: mx.array, bias: mx.array) -> mx.array:
+        return mx.softmax(mx.maximum(q @ swap(k), lowest) + bias, -1) @ v
+
+    region = check(fn, *operands(Q, Q, Q, (1, 1, 7, 7)))
+    assert (region.verdict, region.mask) == ("fused", "additive")
