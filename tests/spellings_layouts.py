@@ -6,15 +6,11 @@ import mlx.core as mx
 
 from tests.spellings_base import (
     INF,
-    QKV,
     K,
     Q,
-    S,
-    T,
     args,
     attend,
     bias,
-    causal,
     const,
     fill,
     heads_first,
@@ -22,39 +18,11 @@ from tests.spellings_base import (
     sm,
     split,
 )
-
-ROOT = 8**-0.5
-BSHD = args((2, 5, 4, 8), (2, 7, 4, 8), (2, 7, 4, 8))
-FLAT = args((2, 5, 32), (2, 7, 32), (2, 7, 32))
-BATCHED = args((8, 5, 8), (8, 7, 8), (8, 7, 8))
-MATRIX = args((5, 8), (7, 8), (7, 8))
-KEYS_LAST = args(Q, (2, 4, 8, 7), K)
-STEP = args((2, 4, 1, 8), K, K)
-TRI = causal(6, 6)
-
-
-def P(name, fn, make=QKV, level=1, **more):
-    return S(name, fn, make, scale=more.pop("scale", ROOT), level=level, **more)
-
-
-def L(name, fn, make=QKV, **more):
-    return P(name, fn, make, 2, **more)
-
-
-def scores(q, k):
-    return q @ T(k) * ROOT
-
-
-def bshd(q, k, v, mask=None):
-    return heads_first(attend(*map(heads_first, (q, k, v)), ROOT, mask))
+from tests.spellings_shapes import BATCHED, BSHD, FLAT, MATRIX, ROOT, TRI, L, P, batched, bshd, scores
 
 
 def flat(q, k, v, mask=None):
     return merge(attend(*(split(x, 4) for x in (q, k, v)), ROOT, mask))
-
-
-def batched(q, k, v, mask=None):
-    return attend(q[None], k[None], v[None], ROOT, mask)[0]
 
 
 def matrix(q, k, v, mask=None):
