@@ -14,8 +14,8 @@ from fuser.ir.known import Known
 from fuser.ir.pause import uncollected
 from fuser.kernels import own, sdpa
 from fuser.patterns.attention import Attention, attention
-from fuser.patterns.cursor import Miss, Program
-from fuser.patterns.softmax import Softmax, softmaxes
+from fuser.reading.program import Miss, Program
+from fuser.reading.softmax import Softmax, softmaxes
 from fuser.report import Anchors, Region, Report
 from fuser.rewrite import Rewriter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fuser.ir.graph import Graph, Value
-from fuser.patterns.axes import Dim, Dims, axes_of, resolve, size_of
+from fuser.reading.axes import Dim, Dims, axes_of, resolve, size_of
 
 
 def relayout(

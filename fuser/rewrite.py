@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from fuser.ir.graph import KERNEL, Graph, Value
 from fuser.ir.ops_fast import FLASH
 from fuser.layout import relayout
+from fuser.masks.mask import Mask, Scale
+from fuser.masks.meaning import Reading
 from fuser.patterns.attention import Attention, KnownSink
-from fuser.patterns.axes import Dims, axes_of, size_of
-from fuser.patterns.cursor import FLOATS, Mask, Scale, Term
-from fuser.patterns.masks import Reading
-from fuser.patterns.operands import Operand
 from fuser.patterns.weights import Step, Weighted
+from fuser.reading.axes import Dims, axes_of, size_of
+from fuser.reading.operands import Operand
+from fuser.reading.program import FLOATS, Term
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -1e30

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from fuser.kernels import own
 from fuser.patterns.attention import Attention
-from fuser.patterns.axes import size_of
+from fuser.reading.axes import size_of
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 

@@ -21,7 +21,7 @@ class Names:
 
 @dataclass(frozen=True)
 class MaskStep:
-    """One mask, as `fuser.patterns.cursor.Mask` has it."""
+    """One mask, as `fuser.masks.mask.Mask` has it."""
 
     kind: str
     array: Names

@@ -20,10 +20,11 @@ from fuser.frontends.onnx import OnnxProgram
 from fuser.ir.bounds import bounds
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
+from fuser.masks.mask import Mask
 from fuser.patterns.attention import Attention, attention
-from fuser.patterns.axes import VIEWS, Axis, Dim, Dims, after, axes_of, resolve, size_of
-from fuser.patterns.cursor import Mask, Miss, Program, Term
-from fuser.patterns.softmax import Softmax, softmaxes
+from fuser.reading.axes import VIEWS, Axis, Dim, Dims, after, axes_of, resolve, size_of
+from fuser.reading.program import Miss, Program, Term
+from fuser.reading.softmax import Softmax, softmaxes
 
 log = logging.getLogger("fuser")
 

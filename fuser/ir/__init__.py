@@ -1,1 +1,1 @@
-"""Floor 0: the graph, its types, and what each operation means."""
+"""The ground floor: the graph, its types, and what each operation means."""

@@ -1,1 +1,1 @@
-"""Floor 1: what a graph means. Patterns read a graph and return typed regions; they never change anything."""
+"""What a graph means: patterns read a graph and return typed regions; they never change anything."""

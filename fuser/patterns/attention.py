@@ -11,15 +11,17 @@ import mlx.core as mx
 from numpy.typing import NDArray
 
 from fuser.ir.graph import Value
-from fuser.patterns import masks
-from fuser.patterns.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
-from fuser.patterns.axes import after as forwards
-from fuser.patterns.cursor import Cap, Cursor, Mask, Miss, Program, Term, is_float, seen_through
-from fuser.patterns.masks import Reading
-from fuser.patterns.operands import Operand
+from fuser.masks import meaning as masks
+from fuser.masks.mask import Mask
+from fuser.masks.meaning import Reading
+from fuser.patterns.cursor import Cap, Cursor
 from fuser.patterns.scores import Product, Scores, scores
-from fuser.patterns.softmax import Softmax
 from fuser.patterns.weights import Walk, Weighted, divided, weighted_sums
+from fuser.reading.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
+from fuser.reading.axes import after as forwards
+from fuser.reading.operands import Operand
+from fuser.reading.program import Miss, Program, Term, is_float, seen_through
+from fuser.reading.softmax import Softmax
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fuser.ir.graph import Value
-from fuser.patterns.axes import VIEWS, Dim, axes_of, fresh, resolve
-from fuser.patterns.cursor import (
-    IDENTITIES,
-    SURE,
-    VANISHES,
-    Cap,
-    Cursor,
-    Mask,
-    Miss,
-    Scale,
-    Sink,
-    backwards,
-    is_float,
-    seen_through,
-)
-from fuser.patterns.operands import Operand, operand
+from fuser.masks.mask import SURE, VANISHES, Mask, Scale
+from fuser.patterns.cursor import Cap, Cursor, Sink
+from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
+from fuser.reading.operands import Operand, operand
+from fuser.reading.program import IDENTITIES, Miss, backwards, is_float, seen_through
 
 
 @dataclass(frozen=True)

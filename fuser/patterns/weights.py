@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fuser.ir.graph import Node, Value
-from fuser.patterns.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
-from fuser.patterns.cursor import IDENTITIES, Miss, Program, Sink, Term, is_float, seen_through
-from fuser.patterns.operands import Operand, operand
-from fuser.patterns.softmax import SUM, below, is_reduction
+from fuser.patterns.cursor import Sink
+from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
+from fuser.reading.operands import Operand, operand
+from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
+from fuser.reading.softmax import SUM, below, is_reduction
 
 WHY = {
     "ArgPartition": "the weights are selected by a partial sort (top-k) after the softmax",

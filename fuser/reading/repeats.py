@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fuser.ir.graph import Value
-from fuser.patterns.axes import Dim, Dims, regroup, resolve, size_of
-from fuser.patterns.cursor import Program
+from fuser.reading.axes import Dim, Dims, regroup, resolve, size_of
+from fuser.reading.program import Program
 
 
 def repeated(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] | None:

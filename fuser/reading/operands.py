@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from fuser.ir.graph import Value
-from fuser.patterns.axes import Dims, axes_of, resolve
-from fuser.patterns.cursor import Program, backwards, is_float
-from fuser.patterns.repeats import repeated
+from fuser.reading.axes import Dims, axes_of, resolve
+from fuser.reading.program import Program, backwards, is_float
+from fuser.reading.repeats import repeated
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fuser.ir.graph import Node, Value
-from fuser.patterns.axes import VIEWS, Dims, axes_of, fresh
-from fuser.patterns.cursor import IDENTITIES, Program, Term, is_float, seen_through
+from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
+from fuser.reading.program import IDENTITIES, Program, Term, is_float, seen_through
 
 SUM = 2
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Node
-from fuser.patterns.axes import Dim, axes_of
-from fuser.patterns.cursor import SURE, VANISHES, Mask, Miss, Program, Term, seen_through
+from fuser.masks.mask import SURE, VANISHES, Mask
+from fuser.reading.axes import Dim, axes_of
+from fuser.reading.program import Miss, Program, Term, seen_through
 
 # as SURE, in float16
 SWALLOWS_HALF = -6e4

@@ -1,0 +1,43 @@
+"""What one step on the scores is that masks or scales them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from fuser.reading.program import Term
+
+# a score this low has no weight beside any other: exp(-9000) is zero in every float type
+VANISHES = -9e3
+# adding this swallows scores of a usual size, so that a wholly masked row is uniform
+SURE = -1e8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A product of one number and of arrays that do not vary along the keys."""
+
+    number: float = 1.0
+    factors: tuple[Term, ...] = ()
+    divisors: tuple[Term, ...] = ()
+
+    def times(self, number: float) -> Scale:
+        """The scale, `number` times as large."""
+        return replace(self, number=self.number * number)
+
+    def over(self, outer: Scale) -> Scale:
+        """This scale times another."""
+        return Scale(self.number * outer.number, self.factors + outer.factors, self.divisors + outer.divisors)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One step that masks scores; the scale met before it (outside of it) applies to it too."""
+
+    kind: Literal["add", "keep", "times", "floor"]
+    term: Term
+    scale: Scale = field(default_factory=Scale)
+    fill: float = 0.0
+    """For `keep`: what stands where the mask does not keep, scaled. For `floor`: the smallest score."""
+    inverted: bool = False
+    """For `keep`: the mask says what to drop."""
