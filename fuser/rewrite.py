@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from fuser.ir.graph import KERNEL, Graph, Value
+from fuser.ir.graph import KERNEL, Graph, Node, Value
+from fuser.ir.known import Known
 from fuser.ir.ops_fast import FLASH
+from fuser.kernels.bands import FAR, Tilt
+from fuser.kernels.own import takes
 from fuser.layout import relayout
 from fuser.masks.mask import Mask, Scale
-from fuser.masks.meaning import Reading
+from fuser.masks.meaning import SWALLOWS_HALF, Reading
 from fuser.patterns.attention import Attention, KnownSink
 from fuser.patterns.weights import Step, Weighted
-from fuser.reading.axes import Dims, axes_of, size_of
+from fuser.reading.axes import Dim, Dims, axes_of, size_of
 from fuser.reading.operands import Operand
-from fuser.reading.program import FLOATS, Term
+from fuser.reading.program import FLOATS, Program, Term
+from fuser.rewrite_bands import Plan, plan, rows_seen, swallows
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -1e30
@@ -26,10 +31,14 @@ LOWEST_HALF = -65504.0
 
 
 class Rewriter:
-    """Rewrites regions of one graph; what several regions need (a mask in the kernel's layout) is made once."""
+    """Rewrites regions of one graph; what several regions need (a mask in the kernel's layout) is made once.
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    `ours` lets our own kernel be called.
+    """
+
+    def __init__(self, graph: Graph, ours: bool = False) -> None:
+        self._graph, self._ours, self._program = graph, ours, Program(graph, Known(graph))
+        self._plans: dict[Node, Plan | None] = {}
         self._made: dict[tuple[object, ...], Value] = {}
         # a region may read what another region gave before that was replaced
         self._replaced: dict[Value, Value] = {}
@@ -97,17 +106,36 @@ class Rewriter:
             target = (roles.batch, roles.heads, columns, product.depth)
             keys.append(self._laid(product.key, region.dtype, target))
         value = self._value(region, weighted)
-        mask, sinks = self._mask(region), self._sinks(region)
-        operands = [
-            self._joined(queries),
-            self._joined(keys),
-            value,
-            *(x for x in (mask, sinks) if x is not None),
-        ]
-        if region.cap is not None:
-            cap = region.cap.number
-            return self._add(FLASH, operands, scale * cap, region.mask.kind == "causal", sinks is not None, cap)
-        return self._add(KERNEL, operands, scale, region.mask.kind == "causal", sinks is not None, False, False)
+        operands = [self._silenced(region, self._joined(queries)), self._joined(keys), value]
+        sinks = self._sinks(region)
+        rest = [] if sinks is None else [sinks]
+        plan = self._planned(region, operands)
+        if plan is None and region.cap is None:
+            mask = self._mask(region)
+            operands += rest if mask is None else [mask, *rest]
+            return self._add(KERNEL, operands, scale, region.mask.kind == "causal", bool(rest), False, False)
+        mask = self._mask(region) if plan is None else self._all_kept(region, plan)
+        operands += [] if mask is None else [mask]
+        window, slopes = (FAR, FAR), ""
+        if plan is not None:
+            window, tilt = plan.window, plan.tilt
+            operands += [] if tilt is None else [self._slopes(region, tilt)]
+            slopes = "" if tilt is None else "folded" if tilt.folded else "signed"
+        cap = region.cap.number if region.cap is not None else 0.0
+        return self._add(FLASH, [*operands, *rest], scale * (cap or 1.0), window, bool(rest), cap, slopes)
+
+    def _planned(self, region: Attention, operands: Sequence[Value]) -> Plan | None:
+        """How our own kernel is told of the masks, where it is called."""
+        node = region.softmax.node
+        if node not in self._plans:
+            q, k, v = (operand.type for operand in operands)
+            called = region.cap is not None or (self._ours and takes(q, k, v))
+            self._plans[node] = plan(self._program, region) if called else None
+        return self._plans[node]
+
+    def _slopes(self, region: Attention, tilt: Tilt) -> Value:
+        heads = size_of(region.roles.heads + region.roles.groups)
+        return self._graph.add_constant(mx.array(np.broadcast_to(tilt.slopes, (heads,))), scope=self._scope)
 
     def _value(self, region: Attention, weighted: Weighted) -> Value:
         roles = region.roles
@@ -125,6 +153,8 @@ class Rewriter:
         return self._memo("Broadcast", [self._number(region.sink, region.dtype)], (size_of(heads),))
 
     def _laid(self, operand: Operand, dtype: mx.Dtype, target: Dims) -> Value:
+        if operand.parts:
+            return self._joined([self._laid(part, dtype, _along(target, column)) for part, column in operand.parts], 2)
         value = self._cast(self._now(operand.value), dtype)
         return self._lay(value, operand.dims, target, (True,) * len(target))
 
@@ -140,8 +170,8 @@ class Rewriter:
         factor = self._add("Broadcast", [factor], shape) if factor.shape != shape else factor
         return Operand(self._add(op, [value, factor]), dims, query.dtype)
 
-    def _joined(self, parts: list[Value]) -> Value:
-        return parts[0] if len(parts) == 1 else self._add("Concatenate", parts, 3)
+    def _joined(self, parts: list[Value], axis: int = 3) -> Value:
+        return parts[0] if len(parts) == 1 else self._add("Concatenate", parts, axis)
 
     # -- the mask --------------------------------------------------------------------------------------------------
 
@@ -157,8 +187,14 @@ class Rewriter:
     def _keep(self, region: Attention) -> Value:
         """The keep masks as one boolean array."""
         reading = region.mask
-        parts = [self._constant(reading.keep, reading, region)] if reading.keep is not None else []
-        parts += [self._kept(mask, region) for mask in reading.keeps]
+        known = [self._constant(reading.keep, reading, region)] if reading.keep is not None else []
+        return self._met([*known, *(self._kept(mask, region) for mask in reading.keeps)])
+
+    def _all_kept(self, region: Attention, plan: Plan) -> Value | None:
+        return self._met([self._kept(mask, region) for mask in plan.keeps]) if plan.keeps else None
+
+    def _met(self, parts: list[Value]) -> Value:
+        """Where all conditions hold."""
         while len(parts) > 1:
             parts[:2] = [self._memo("LogicalAnd", self._alike(*parts[:2]))]
         return parts[0]
@@ -226,23 +262,55 @@ class Rewriter:
         """`keep` with the rows that it hides wholly opened: they are answered after, and backends differ on them."""
         return self._memo("LogicalOr", self._alike(keep, self._memo("LogicalNot", [self._row(keep)])))
 
-    def _row(self, mask: Value) -> Value:
-        """Which rows of `mask` keep some key."""
+    def _silenced(self, region: Attention, queries: Value) -> Value:
+        """Zeros for queries in rows where float16's lowest numbers are added to every score, which swallows it.
+
+        So the program has it, which adds in float16; the kernel adds in float32, where the score would decide.
+        """
+        steps = region.mask.steps if region.mask.kind == "additive" and region.dtype == mx.float16 else ()
+        if not any(swallows(self._program, mask, known) for mask, known in steps):
+            return queries
+        row = self._row(self._bias(region), SWALLOWS_HALF)
+        return self._add("Select", self._alike(row, queries, self._number(0, queries.dtype), shape=queries.shape))
+
+    def _row(self, mask: Value, lowest: float = -math.inf) -> Value:
+        """Which rows of `mask` keep some key, with more than the `lowest` number."""
         if mask.dtype != mx.bool_:
-            mask = self._memo("Greater", self._alike(mask, self._number(-math.inf, mask.dtype)))
+            mask = self._memo("Greater", self._alike(mask, self._number(lowest, mask.dtype)))
         return self._memo("Reduce", [mask], 1, (len(mask.shape) - 1,))
 
     def _guarded(self, region: Attention, weighted: Weighted, call: Value) -> Value:
         """The kernel's output, with the program's own answer in rows that are masked wholly."""
-        reading = region.mask
-        if reading.empty is None:
+        reading, plan = region.mask, self._plans.get(region.softmax.node)
+        empty = reading.empty if plan is None else plan.empty
+        if empty is None:
             return call
-        if reading.empty == "mean":
-            row, other = self._row(self._keep(region)), self._mean(region, weighted)
+        if plan is not None:
+            row = self._row_in_window(region, plan)
+        elif empty == "mean" or reading.kind == "boolean":
+            row = self._row(self._keep(region))
         else:
-            row = self._row(self._keep(region) if reading.kind == "boolean" else self._bias(region))
-            other = self._number(math.nan if reading.empty == "nan" else 0.0, call.dtype)
+            row = self._row(self._bias(region))
+        if empty == "mean":
+            other = self._mean(region, weighted)
+        else:
+            other = self._number(math.nan if empty == "nan" else 0.0, call.dtype)
         return self._add("Select", self._alike(row, call, other, shape=call.shape))
+
+    def _row_in_window(self, region: Attention, plan: Plan) -> Value:
+        """Which rows see a key that is kept, inside of their windows."""
+        kept = self._all_kept(region, plan)
+        if kept is None:
+            assert plan.rows is not None
+            return self._constant(plan.rows, region.mask, region)
+        rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
+        return rows_seen(self._memo, self._array, kept, plan.window, rows, columns)
+
+    def _array(self, array: NDArray[Any]) -> Value:
+        key = (array.tobytes(), array.dtype.str, array.shape)
+        if key not in self._arrays:
+            self._arrays[key] = self._graph.add_constant(mx.array(array), scope=self._scope)
+        return self._arrays[key]
 
     def _mean(self, region: Attention, weighted: Weighted) -> Value:
         """The mean of the values: what uniform weights give."""
@@ -307,6 +375,11 @@ class Rewriter:
 
     def _add(self, op: str, operands: list[Value], *arguments: object) -> Value:
         return self._graph.add(op, operands, *arguments, scope=self._scope)
+
+
+def _along(target: Dims, column: Dim) -> Dims:
+    """The layout of keys and values for a piece of them."""
+    return (*target[:2], column, target[3])
 
 
 def _cells(region: Attention) -> Dims:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from tests import negatives_scores, negatives_traps, negatives_weights
+from tests import negatives_pieces, negatives_scores, negatives_traps, negatives_weights
 from tests.negatives_base import Negative
 
-NEGATIVES: list[Negative] = [*negatives_weights.NEGATIVES, *negatives_scores.NEGATIVES]
+NEGATIVES: list[Negative] = [
+    *negatives_weights.NEGATIVES,
+    *negatives_scores.NEGATIVES,
+    *negatives_pieces.NEGATIVES,
+]
 TRAPS: list[Negative] = negatives_traps.TRAPS

@@ -16,6 +16,7 @@ from tests import (
     spellings_layouts,
     spellings_masks,
     spellings_peers,
+    spellings_pieces,
     spellings_ports,
     spellings_products,
     spellings_scale,
@@ -38,6 +39,7 @@ TOPICS = {
     "onnx": spellings_peers,
     "compiler": spellings_compilers,
     "port": spellings_ports,
+    "piece": spellings_pieces,
 }
 
 SPELLINGS: list[Spelling] = [

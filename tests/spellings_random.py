@@ -83,6 +83,7 @@ CONSUMERS: dict[str, Callable[[Any, Array, Array], tuple[Array, ...]]] = {
     "and the keys": lambda xp, o, k: (o, k),
     "merged": lambda xp, o, k: (o.transpose(0, 2, 1, 3).reshape(o.shape[0], o.shape[2], -1),),
 }
+PIECES = ("none", "none", "none", "keys", "values", "keys and values")
 LAYOUTS = ("heads first", "sequence first", "flat", "merged", "keys turned")
 SCALES = ("none", "right", "left", "divided", "on q", "on k", "on both", "in steps", "traced", "traced on q")
 MASKS = (
@@ -146,6 +147,7 @@ class Plan:
     output: str
     repeat: str
     consumer: str
+    pieces: str
     noise: tuple[tuple[str, str], ...]
     broken: str
     seed: int
@@ -181,6 +183,7 @@ def plans(draw: st.DrawFn, broken: bool = False) -> Plan:
         output=draw(st.sampled_from(sorted(OUTPUT))),
         repeat=draw(st.sampled_from(sorted(REPEAT))),
         consumer=draw(st.sampled_from(sorted(CONSUMERS))),
+        pieces=draw(st.sampled_from(PIECES)),
         noise=tuple(draw(st.lists(noise, max_size=3))),
         broken=draw(st.sampled_from(breaks)) if broken else "",
         seed=draw(st.integers(0, 2**16)),
@@ -319,7 +322,8 @@ class Program:
             q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
             x = (q @ T(k)).reshape(p.batch, heads, p.queries, p.keys)
         else:
-            x = SCORES[p.scores](q, k)
+            parts = [k[:, :, :2], k[:, :, 2:]] if "keys" in p.pieces and p.keys > 2 else [k]
+            x = mx.concatenate([SCORES[p.scores](q, part) for part in parts], -1)
         x = x if self.late() else self.scaled(x, factor)
         if p.broken in BREAKS_BEFORE:
             x = BREAKS_BEFORE[p.broken](x, other)
@@ -331,6 +335,8 @@ class Program:
         w = self.noisy("weights", w)
         if p.layout == "merged":
             o = (w.reshape(-1, *w.shape[2:]) @ v).reshape(p.batch, heads, p.queries, -1)
+        elif "values" in p.pieces and p.keys > 2:
+            o = OUTPUT[p.output](w[..., 2:], v[:, :, 2:]) + OUTPUT[p.output](w[..., :2], v[:, :, :2])
         else:
             o = OUTPUT[p.output](w, v)
         return CONSUMERS[p.consumer](mx, self.noisy("out", o), keys)

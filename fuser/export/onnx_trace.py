@@ -82,6 +82,9 @@ class _Trace:
         return softmax.node.scope or self.graph.label(softmax.node)
 
     def _found(self, key: str, region: Attention) -> Found:
+        operands = [each.key for each in region.products] + [each.value for each in region.products_with_values]
+        if any(each.parts for each in operands):
+            raise Miss("its keys and values are kept in pieces, which are not joined in ONNX", region.softmax.node)
         views = _Views(self.graph, self._names)
         # all views first: they may cut axes in two, and only then do axes get their names
         made = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from fuser.reading.axes import Dim
 from fuser.reading.program import Term
 
 # a score this low has no weight beside any other: exp(-9000) is zero in every float type
@@ -41,3 +42,5 @@ class Mask:
     """For `keep`: what stands where the mask does not keep, scaled. For `floor`: the smallest score."""
     inverted: bool = False
     """For `keep`: the mask says what to drop."""
+    piece: tuple[int, Dim] | None = None
+    """Where the keys that it masks begin among all, and their axes, when it masks only a piece of them."""

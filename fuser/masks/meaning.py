@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Node
 from fuser.masks.mask import SURE, VANISHES, Mask
-from fuser.reading.axes import Dim, axes_of
+from fuser.reading.axes import Dim, axes_of, size_of
 from fuser.reading.program import Miss, Program, Term, seen_through
 
 # as SURE, in float16
@@ -67,9 +67,11 @@ def read(
     `half` says that the kernel is called in float16, `guarded` that NaN weights are replaced by zeros.
     Raises `Miss` at node `at` for masks that the kernel cannot express.
     """
-    steps = [(mask, _known(program, mask, axes)) for mask in paired(program, masks)]
+    steps = [(mask, _known(program, mask, axes, keys)) for mask in paired(program, masks)]
     for mask, known in steps:
         where = program.name(mask.term.value)
+        if mask.piece is not None and known is None:
+            raise Miss(f"only a piece of the keys is masked, by {where}, which is known only when the program runs", at)
         if mask.kind == "floor" and mask.fill > VANISHES:
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
@@ -211,9 +213,10 @@ def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
         if mask.kind != "times" or condition.value.dtype != mx.bool_:
             continue
         for other in rest:
-            fill = _complement(program, other, mask.term) if other.kind == "add" else None
+            alike = other.kind == "add" and other.piece == mask.piece
+            fill = _complement(program, other, mask.term) if alike else None
             if fill is not None and not (other.scale.factors or other.scale.divisors):
-                kept = Mask("keep", condition, mask.scale, fill * other.scale.number)
+                kept = Mask("keep", condition, mask.scale, fill * other.scale.number, piece=mask.piece)
                 rest = [kept if each is mask else each for each in rest if each is not other]
                 break
     return rest
@@ -257,7 +260,7 @@ def _uncast(program: Program, term: Term) -> Term:
     return term
 
 
-def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
+def _known(program: Program, mask: Mask, axes: Dim, keys: Dim) -> NDArray[Any] | None:
     if mask.kind == "floor" or mask.scale.factors or mask.scale.divisors:
         return None
     array: NDArray[Any] | None = program.known.array(mask.term.value)
@@ -269,7 +272,18 @@ def _known(program: Program, mask: Mask, axes: Dim) -> NDArray[Any] | None:
         # a mask among the state may be read, but numbers that can be trained stay arrays
         return None
     program.known.rely(mask.term.value)
-    return spread(array, mask.term, axes)
+    if mask.piece is None:
+        return spread(array, mask.term, axes)
+    start, column = mask.piece
+    outer = axes[: len(axes) - len(keys)]
+    part = spread(array, mask.term, (*outer, *axes_of([column]))).astype(np.float64)
+    part = part.reshape([*part.shape[: len(outer)], -1])
+    part = np.broadcast_to(part, (*part.shape[:-1], size_of(column)))
+    # the other keys are left as they are
+    neutral = 0.0 if mask.kind == "add" or (mask.kind == "keep" and mask.inverted) else 1.0
+    after = size_of(keys) - start - size_of(column)
+    part = np.pad(part, [(0, 0)] * len(outer) + [(start, after)], constant_values=neutral)
+    return part.reshape([*part.shape[:-1], *(axis.size for axis in keys)])
 
 
 def spread(array: NDArray[Any], term: Term, axes: Dim) -> NDArray[Any]:

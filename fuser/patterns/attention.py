@@ -16,7 +16,7 @@ from fuser.masks.mask import Mask
 from fuser.masks.meaning import Reading
 from fuser.patterns.cursor import Cap, Cursor
 from fuser.patterns.scores import Product, Scores, scores
-from fuser.patterns.weights import Walk, Weighted, divided, weighted_sums
+from fuser.patterns.weights import Walk, Weighted, divided, together, weighted_sums
 from fuser.reading.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.reading.axes import after as forwards
 from fuser.reading.operands import Operand
@@ -110,7 +110,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if isinstance(before, Scores):
         walk = replace(walk, keys=before.keys, sink=before.sink)
     try:
-        after = weighted_sums(program, walk)
+        after = together(program, weighted_sums(program, walk), axes_of([walk.keys]))
         if softmax.total is not None:
             unsummed = tuple(() if i in softmax.axes else dim for i, dim in enumerate(resolve(dims)))
             after = [divided(program, each, Term(softmax.total, unsummed)) for each in after]
@@ -136,7 +136,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     sink = _sink(program, before.sink.logit, axes) if before.sink is not None else 0.0 if softmax.one else None
     for product in before.products:
         for each in before.masks:
-            if _depends(program, each.term.value, product.value):
+            if any(_depends(program, each.term.value, value) for value in product.values):
                 raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
     if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)

@@ -8,7 +8,7 @@ the keys is no scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fuser.ir.graph import Value
@@ -16,6 +16,7 @@ from fuser.masks.mask import SURE, VANISHES, Mask, Scale
 from fuser.patterns.cursor import Cap, Cursor, Sink
 from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.reading.operands import Operand, operand
+from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.program import IDENTITIES, Miss, backwards, is_float, seen_through
 
 
@@ -29,7 +30,13 @@ class Product:
     scale: Scale
     rows: Dim
     """The axes of the product's own query dimension."""
-    value: Value
+    values: tuple[Value, ...]
+    """What the program makes of it: one value, or one for each piece of the keys behind the one that joins them."""
+
+    @property
+    def value(self) -> Value:
+        """The scores that it gives."""
+        return self.values[0]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ def scores(cursor: Cursor) -> Scores:
     """The products and masks behind `cursor`; raises the `Miss` of the way that led furthest."""
     if cursor.op in ("Matmul", "AddMM", "Reduce"):
         return product(cursor)
+    if cursor.op == "Concatenate":
+        return concatenated(cursor)
     peeler = PEELERS.get(cursor.op)
     if peeler is None:
         raise cursor.miss(
@@ -225,30 +234,80 @@ def softcap(cursor: Cursor) -> Iterable[Cursor]:
     yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap)
 
 
-@peels("Concatenate")
-def sink(cursor: Cursor) -> Iterable[Cursor]:
+def concatenated(cursor: Cursor) -> Scores:
+    """The scores of keys that are kept in pieces, with a sink's column before or after them, or without."""
+    (axis,) = cursor.value.node.arguments
+    operands = cursor.operands()
+    if resolve(cursor.dims)[axis] == axes_of([cursor.keys]):
+        ways = [(operands, None, False), (operands[:-1], operands[-1], False), (operands[1:], operands[0], True)]
+        for pieces, logit, first in ways:
+            if logit is not None and (logit.shape[axis] != 1 or cursor.masks or cursor.sink or cursor.cap):
+                continue
+            try:
+                return pieced(cursor, pieces) if logit is None else with_sink(cursor, pieces, logit, first)
+            except Miss as miss:
+                reason = miss
+        if len(operands) > 1 and any(operand.node in cursor.program.fed for operand in operands):
+            raise reason
+    raise cursor.miss("the scores are concatenated with something else before the softmax")
+
+
+def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
+    """Products of the same queries with several pieces of the keys: one product with all of them."""
+    (axis,) = cursor.value.node.arguments
+    if len(pieces) == 1:
+        return scores(cursor.to(pieces[0]))
+    found: list[Scores] = []
+    masks, start = cursor.masks, 0
+    for piece in pieces:
+        column = fresh(piece.shape[axis], "keys")
+        dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
+        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1))
+        scaled = cursor.scale.factors or cursor.scale.divisors
+        if part.cap or part.sink or (part.masks and (cursor.cap or scaled or any(m.piece for m in part.masks))):
+            raise cursor.miss("the scores of one piece of the keys are changed alone")
+        number = cursor.scale.number
+        masks += tuple(
+            replace(m, scale=m.scale.times(number), fill=m.fill * number, piece=(start, column)) for m in part.masks
+        )
+        start += piece.shape[axis]
+        found.append(part)
+    lengths = {len(part.products) for part in found}
+    products = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()
+    together = [_product_of(cursor, each, [part.keys for part in found]) for each in products]
+    if None in together or not together:
+        raise cursor.miss("the scores of several pieces of the keys are not of the same queries and scale")
+    if cursor.cap and len(cursor.masks) != cursor.cap.masks:
+        raise Miss("the scores are capped by tanh (softcap) after something was added to them", cursor.cap.at)
+    return Scores(tuple(each for each in together if each), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap)
+
+
+def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]) -> Product | None:
+    # one key alone has no axis by which it could be told from the queries
+    first = next((part for part, column in zip(parts, columns, strict=True) if column), parts[0])
+    keys: list[tuple[Operand, Dim]] = []
+    for part, column in zip(parts, columns, strict=True):
+        for query, key in ((part.query, part.key), *(((part.key, part.query),) if not column else ())):
+            names = translation(query.dims, first.query.dims)
+            if names is not None and (replace(query, dims=first.query.dims), part.scale) == (first.query, first.scale):
+                keys.append((translated(key, names), column))
+                break
+        else:
+            return None
+    key = joined(keys, cursor.keys)
+    scale, values = cursor.scale.over(first.scale), tuple(value for part in parts for value in part.values)
+    return replace(first, key=key, scale=scale, values=(cursor.value, *values)) if key is not None else None
+
+
+def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool) -> Scores:
     """One more column of logits, to which no value belongs: a sink, as gpt-oss has."""
-    operands, (axis,) = cursor.operands(), cursor.value.node.arguments
-    keys = axes_of([cursor.keys])
-    columns = [operand.shape[axis] for operand in operands]
-    if (
-        resolve(cursor.dims)[axis] != keys
-        or len(operands) != 2
-        or 1 not in columns
-        or cursor.masks
-        or cursor.sink
-        or cursor.cap
-    ):
-        raise cursor.miss("the scores are concatenated with something else before the softmax")
-    for first in (False, True):
-        value, other = operands[::-1] if first else operands
-        if other.shape[axis] == 1:
-            column = fresh(value.shape[axis], "keys")
-            dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
-            alone = tuple(() if i == axis else dim for i, dim in enumerate(dims))
-            logit = seen_through(cursor.program, other, alone)
-            found = Sink(logit, first, keys)
-            yield replace(cursor.to(value, dims), keys=column, sink=found)
+    (axis,) = cursor.value.node.arguments
+    whole = resolve(cursor.dims)
+    column = fresh(sum(piece.shape[axis] for piece in pieces), "keys")
+    dims = tuple(column if i == axis else dim for i, dim in enumerate(whole))
+    alone = tuple(() if i == axis else dim for i, dim in enumerate(whole))
+    found = Sink(seen_through(cursor.program, logit, alone), first, axes_of([cursor.keys]))
+    return pieced(replace(cursor, dims=dims, keys=column, sink=found), pieces)
 
 
 @peels("Select")
@@ -310,7 +369,7 @@ def product(cursor: Cursor) -> Scores:
     rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
     if cursor.cap and len(masks) != cursor.cap.masks:
         raise Miss("the scores are capped by tanh (softcap) after something was added to them", cursor.cap.at)
-    found = Product(first, second, tuple(axes_of([depth])), scale, rows, cursor.value)
+    found = Product(first, second, tuple(axes_of([depth])), scale, rows, (cursor.value,))
     return Scores((found,), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap)
 
 

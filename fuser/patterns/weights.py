@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
 from fuser.ir.graph import Node, Value
 from fuser.patterns.cursor import Sink
 from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
 from fuser.reading.operands import Operand, operand
+from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
 from fuser.reading.softmax import SUM, below, is_reduction
 
@@ -59,6 +62,13 @@ class Walk:
     """What the weights were multiplied with."""
     steps: tuple[Step, ...] = ()
     seen: tuple[Value, ...] = ()
+    start: int | None = None
+    """Of the weights of some of the keys only: where these begin among all."""
+
+    def pieces(self, value: Operand) -> tuple[tuple[int, Operand, Dim], ...]:
+        """`value` as the piece of the values that belongs to these weights; nothing when it is all of them."""
+        return () if self.start is None else ((self.start, value, axes_of([self.keys])),)
+
     depth: int = 0
 
     def miss(self, reason: str, node: Node) -> Miss:
@@ -82,6 +92,8 @@ class Weighted:
     guarded: bool
     number: float
     steps: tuple[Step, ...]
+    pieces: tuple[tuple[int, Operand, Dim], ...] = ()
+    """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
 
 
 def weighted_sums(program: Program, walk: Walk) -> list[Weighted]:
@@ -93,6 +105,10 @@ def weighted_sums(program: Program, walk: Walk) -> list[Weighted]:
         try:
             if node.op in ("Matmul", "AddMM"):
                 found.append(product(program, walk, node, place))
+                continue
+            if node.op == "Split":
+                for part in split(walk, node):
+                    found += weighted_sums(program, part)
                 continue
             step = onward(program, walk, node, place)
             if step is not None:
@@ -125,8 +141,8 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
         return step
     if node.op == "Select" and place > 0:
         return selected(program, step, operands, place)
-    if node.op == "Slice" and walk.sink is not None:
-        return without_sink(step, node, walk.sink)
+    if node.op == "Slice" and all(by == 1 for by in node.arguments[2]):
+        return narrowed(step, node, node.arguments[0], given.shape)
     if node.op == "Multiply" or (node.op == "Divide" and place == 0):
         other = operands[1 - place]
         number = program.known.number(other)
@@ -160,18 +176,37 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     raise step.miss(WHY["Select"], step.value.node)
 
 
-def without_sink(step: Walk, node: Node, sink: Sink) -> Walk:
-    """The slice that drops the sink's column again."""
-    start, _, steps = node.arguments
+def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int]) -> Walk:
+    """Some of the weights: without the sink's column, or those of a piece of the keys, which has its own values."""
     dims = list(resolve(step.dims))
-    column = axes_of([sink.column])
+    keys = axes_of([step.keys])
+    before, column = (int(step.sink.first), axes_of([step.sink.column])) if step.sink else (0, keys)
     for place, dim in enumerate(dims):
-        size = node.outputs[0].shape[place]
-        if dim == column and start[place] == int(sink.first) and steps[place] == 1 and size == column[0].size - 1:
-            dims[place] = axes_of([step.keys])
-        elif size != size_of(dim) or steps[place] != 1:
+        size = shape[place]
+        if size == size_of(dim):
+            continue
+        first = start[place] - before
+        if dim != column or step.start is not None or first < 0 or first + size > size_of(keys):
             raise step.miss(WHY["Slice"], node)
-    return replace(step, dims=tuple(dims), sink=None)
+        if size == size_of(keys):
+            dims[place] = keys
+        else:
+            dims[place] = fresh(size, "keys")
+            step = replace(step, keys=dims[place], start=first)
+        step = replace(step, sink=None)
+    return replace(step, dims=tuple(dims))
+
+
+def split(walk: Walk, node: Node) -> Iterator[Walk]:
+    """The weights of each piece of the keys; a sink's column alone is none."""
+    ends, axis = node.arguments
+    start = 0
+    for index, type in enumerate(node.outputs):
+        step = replace(walk, value=Value(node, index), depth=walk.depth + 1)
+        sink = walk.sink and start == (0 if walk.sink.first else size_of(axes_of([walk.keys])))
+        if not sink:
+            yield narrowed(step, node, [start if i == axis else 0 for i in range(len(type.shape))], type.shape)
+        start = ends[index] if index < len(ends) else start
 
 
 def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
@@ -193,7 +228,7 @@ def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
         alpha, beta = node.arguments
         number *= alpha
         steps = (*steps, Step("add", seen_through(program, operands[2], output), beta))
-    return Weighted(value, walk.width(output), Value(node), output, walk.guarded, number, steps)
+    return Weighted(value, walk.width(output), Value(node), output, walk.guarded, number, steps, walk.pieces(value))
 
 
 def summed(program: Program, walk: Walk, node: Node, other: Value) -> Weighted:
@@ -206,22 +241,66 @@ def summed(program: Program, walk: Walk, node: Node, other: Value) -> Weighted:
                 value = operand(program, other, dims)
                 output = tuple(() if i in places else dim for i, dim in enumerate(dims))
                 width, number = walk.width(output), walk.number * value.number
-                return Weighted(value, width, Value(user), output, walk.guarded, number, walk.steps)
+                return Weighted(value, width, Value(user), output, walk.guarded, number, walk.steps, walk.pieces(value))
     raise walk.miss(WHY["Multiply"], node)
+
+
+def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:
+    """`found` with the products over pieces of the keys, which the program adds up, as the one that they are."""
+    whole = [each for each in found if not each.pieces]
+    rest = [each for each in found if each.pieces]
+    while rest:
+        for one, other in combinations(rest, 2):
+            both = _sum(program, one, other, keys)
+            if both is not None:
+                rest = [each for each in rest if each is not one and each is not other]
+                (rest if both.pieces else whole).append(both)
+                break
+        else:
+            raise Miss(WHY["Slice"], rest[0].output.node)
+    return whole
+
+
+def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weighted | None:
+    """Two products over other keys, where the program adds them up; without pieces when these are all keys."""
+    others = {here.output: here for here in onwards(program, right)}
+    for here in onwards(program, left):
+        for node, place in program.graph.users(here.output):
+            there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
+            names = translation(there.dims, here.dims) if there is not None else None
+            if there is None or names is None or (here.number, here.steps) != (there.number, there.steps):
+                continue
+            moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)
+            pieces = sorted((*here.pieces, *moved), key=lambda piece: piece[0])
+            ends = [start + size_of(column) for start, _, column in pieces]
+            both = replace(here, output=Value(node), pieces=tuple(pieces))
+            if [start for start, _, _ in pieces] != [0, *ends[:-1]] or ends[-1] != size_of(keys):
+                return both
+            value = joined([(part, column) for _, part, column in pieces], keys)
+            return None if value is None else replace(both, value=value, pieces=())
+    return None
 
 
 def divided(program: Program, found: Weighted, total: Term) -> Weighted:
     """The output divided by the sum of the exponentials: the softmax, normalised after the product."""
-    for node, place in program.graph.users(found.output):
-        operands, given = program.graph.operands(node), Value(node)
+    for here in onwards(program, found):
+        for node, place in program.graph.users(here.output):
+            if node.op == "Multiply" or (node.op == "Divide" and place == 0):
+                other = program.graph.operands(node)[1 - place]
+                denominator = below(program, other, resolve(here.dims), node.op)
+                if denominator is not None and denominator[0] == total and not denominator[1]:
+                    return replace(here, output=Value(node))
+    raise Miss("the product with the values is not divided by the sum of the weights", found.output.node)
+
+
+def onwards(program: Program, found: Weighted) -> Iterator[Weighted]:
+    """The product as it is, and as views and casts show it."""
+    yield found
+    for node, _ in program.graph.users(found.output):
+        given = Value(node)
         if node.op in VIEWS:
             dims = after(node.op, node.arguments, found.dims, given.shape)
             if dims is not None:
-                return divided(program, replace(found, output=given, dims=dims), total)
+                yield from onwards(program, replace(found, output=given, dims=dims))
         elif node.op == "AsType" and is_float(given):
-            return divided(program, replace(found, output=given), total)
-        elif node.op == "Multiply" or (node.op == "Divide" and place == 0):
-            denominator = below(program, operands[1 - place], resolve(found.dims), node.op)
-            if denominator is not None and denominator[0] == total and not denominator[1]:
-                return replace(found, output=given)
-    raise Miss("the product with the values is not divided by the sum of the weights", found.output.node)
+            yield from onwards(program, replace(found, output=given))

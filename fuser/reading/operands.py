@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from fuser.ir.graph import Value
-from fuser.reading.axes import Dims, axes_of, resolve
+from fuser.reading.axes import Dim, Dims, axes_of, resolve
 from fuser.reading.program import Program, backwards, is_float
 from fuser.reading.repeats import repeated
 
@@ -23,6 +23,8 @@ class Operand:
     """The type in which the program multiplies it; that of `value` may be narrower."""
     number: float = 1.0
     """The constant scale that was taken off."""
+    parts: tuple[tuple[Operand, Dim], ...] = ()
+    """Of an array in pieces: these one after the other, each along the axes given with it; `value` is the first."""
 
     @property
     def axes(self) -> frozenset[object]:

@@ -1,0 +1,85 @@
+"""Near-attentions over keys and values in pieces: what one attention with all of them does not mean."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from tests.negatives_base import ROOT, N
+from tests.spellings_base import K, Q, T, args, sm
+from tests.spellings_pieces import TWO, both, cut, joined
+
+CUT = "slice|piece"
+PIECE = "piece"
+
+
+def two(q, k, c, left=ROOT, right=ROOT):
+    return mx.concatenate([q @ T(k) * left, q @ T(c) * right], -1)
+
+
+NEGATIVES = [
+    N("pieces of two scales", lambda q, k, v, c, w: cut(sm(two(q, k, c, right=0.5)), v, w), PIECE, TWO, both),
+    N(
+        "pieces of two queries",
+        lambda q, k, v, c, w: cut(sm(mx.concatenate([q @ T(k) * ROOT, (q * q) @ T(c) * ROOT], -1)), v, w),
+        PIECE,
+        TWO,
+        both,
+    ),
+    N("one piece without values", lambda q, k, v, c, w: sm(joined(q, k, c))[..., :7] @ v, CUT, TWO),
+    N(
+        "products over pieces that overlap",
+        lambda q, k, v, c, w: (lambda p: p[..., :7] @ v + p[..., 3:] @ v)(sm(joined(q, k, c))),
+        CUT,
+        TWO,
+        both,
+    ),
+    N(
+        "one product subtracted",
+        lambda q, k, v, c, w: (lambda p: p[..., :7] @ v - p[..., 7:] @ w)(sm(joined(q, k, c))),
+        CUT,
+        TWO,
+        both,
+    ),
+    N(
+        "one product halved",
+        lambda q, k, v, c, w: (lambda p: p[..., :7] @ v * 0.5 + p[..., 7:] @ w)(sm(joined(q, k, c))),
+        CUT,
+        TWO,
+        both,
+    ),
+    N(
+        "pieces of squared weights",
+        lambda q, k, v, c, w: cut(sm(joined(q, k, c)) ** 2, v, w),
+        CUT + "|square|power",
+        TWO,
+        both,
+    ),
+    N(
+        "one piece capped",
+        lambda q, k, v, c, w: cut(sm(mx.concatenate([mx.tanh(q @ T(k)), q @ T(c)], -1) * ROOT), v, w),
+        PIECE + "|cap",
+        TWO,
+        both,
+    ),
+    N(
+        "one piece cut off below",
+        lambda q, k, v, c, w: cut(sm(mx.concatenate([mx.maximum(q @ T(k), -1.0), q @ T(c)], -1) * ROOT), v, w),
+        PIECE + "|below",
+        TWO,
+        both,
+    ),
+    N(
+        "one piece masked when the program runs",
+        lambda q, k, v, c, w, m: cut(sm(mx.concatenate([q @ T(k) * ROOT, q @ T(c) * ROOT + m], -1)), v, w),
+        PIECE,
+        args(Q, K, K, (2, 4, 3, 8), (2, 4, 3, 8), (2, 1, 5, 3)),
+        lambda q, k, v, c, w, m: both(q, k, v, c, w),
+    ),
+    N(
+        "scores beside numbers",
+        lambda q, k, v, c, w, m: cut(sm(mx.concatenate([q @ T(k) * ROOT, m], -1)), v, w),
+        "concat|input|product",
+        args(Q, K, K, (2, 4, 3, 8), (2, 4, 3, 8), (2, 4, 5, 3)),
+        lambda q, k, v, c, w, m: both(q, k, v, c, w),
+    ),
+]
