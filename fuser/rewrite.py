@@ -18,11 +18,10 @@ from fuser.kernels.own import takes
 from fuser.layout import relayout
 from fuser.masks.mask import Mask, Scale
 from fuser.masks.meaning import SWALLOWS_HALF, Reading
-from fuser.patterns.attention import Attention, KnownSink
-from fuser.patterns.weights import Step, Weighted
 from fuser.reading.axes import Dim, Dims, axes_of, size_of
 from fuser.reading.operands import Operand
 from fuser.reading.program import FLOATS, Program, Term
+from fuser.regions import Attention, KnownSink, Step, Weighted
 from fuser.rewrite_bands import Plan, plan, rows_seen, swallows
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2

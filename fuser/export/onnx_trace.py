@@ -21,10 +21,11 @@ from fuser.ir.bounds import bounds
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
 from fuser.masks.mask import Mask
-from fuser.patterns.attention import Attention, attention
+from fuser.patterns.attention import attention
 from fuser.reading.axes import VIEWS, Axis, Dim, Dims, after, axes_of, resolve, size_of
 from fuser.reading.program import Miss, Program, Term
 from fuser.reading.softmax import Softmax, softmaxes
+from fuser.regions import Attention
 
 log = logging.getLogger("fuser")
 

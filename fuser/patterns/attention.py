@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import mlx.core as mx
-from numpy.typing import NDArray
 
-from fuser.ir.graph import Value
 from fuser.masks import meaning as masks
-from fuser.masks.mask import Mask
+from fuser.masks.mask import Mask, of_exponentials
 from fuser.masks.meaning import Reading
-from fuser.patterns.cursor import Cap, Cursor
-from fuser.patterns.scores import Product, Scores, scores
-from fuser.patterns.weights import Walk, Weighted, divided, together, weighted_sums
+from fuser.patterns.cursor import Cursor
+from fuser.patterns.scores import Scores, scores
+from fuser.patterns.weights import Walk, divided, together, weighted_sums
 from fuser.reading.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
 from fuser.reading.axes import after as forwards
-from fuser.reading.operands import Operand
-from fuser.reading.program import Miss, Program, Term, is_float, seen_through
+from fuser.reading.operands import Operand, kernel_dtype
+from fuser.reading.program import Miss, Program, Term, is_float
 from fuser.reading.softmax import Softmax
-
-
-@dataclass(frozen=True)
-class Roles:
-    """What each axis of the scores is to the kernel, which takes `[batch, heads x groups, queries, ...]`."""
-
-    batch: Dim
-    heads: Dim
-    """The heads of keys and values."""
-    groups: Dim
-    """The query heads that share one head of keys and values."""
-    queries: Dim
-    keys: Dim
-
-    @property
-    def key_heads(self) -> int:
-        """The number of heads of keys and values."""
-        return size_of(self.heads)
-
-    @property
-    def query_heads(self) -> int:
-        """The number of heads of queries."""
-        return size_of(self.heads) * size_of(self.groups)
-
-
-@dataclass(frozen=True)
-class KnownSink:
-    """Sink logits that are known before the program runs."""
-
-    array: NDArray[Any]
-    dims: Dims
-
-
-@dataclass(frozen=True)
-class Attention:
-    """A region of the graph that means attention, with all that it takes to call the kernel instead."""
-
-    softmax: Softmax
-    products: tuple[Product, ...]
-    """Usually one; several are to be added, which is a product of concatenated queries and keys."""
-    products_with_values: tuple[Weighted, ...]
-    """Usually one; several when the same weights are used with several values of one shape."""
-    roles: Roles
-    mask: Reading
-    sink: Term | KnownSink | float | None
-    """A logit for each head that joins the softmax without a value."""
-    heads: tuple[int, int]
-    """The numbers of query heads and of key heads in the program; the call may count windows among them."""
-    dtype: mx.Dtype
-    """The type in which the kernel is called."""
-    steps: tuple[Mask, ...] = ()
-    """The masks one by one as the program applies them, outermost first; `mask` is what they mean together."""
-    cap: Cap | None = None
-    """The scores are capped by tanh before they are masked."""
-
-    @property
-    def scale(self) -> float | None:
-        """The scale, when it is one number."""
-        traced = any(product.scale.factors or product.scale.divisors for product in self.products)
-        number = self.products[0].scale.number * (self.cap.number if self.cap else 1.0)
-        return None if traced else number
-
-    @property
-    def depth(self) -> int:
-        """The size of the heads of queries and keys."""
-        return sum(size_of(product.depth) for product in self.products)
+from fuser.regions import Attention, KnownSink, Roles, Weighted
 
 
 def attention(program: Program, softmax: Softmax) -> Attention:
@@ -101,9 +32,10 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keys = tuple(axis for place in softmax.axes for axis in dims[place])
     before: Scores | Miss
     after: list[Weighted] | Miss
-    masks_met = (_kept(program, softmax, dims),) if softmax.keep is not None else ()
+    keep = softmax.keep
+    met = (of_exponentials(program, keep, dims, softmax.node),) if keep is not None else ()
     try:
-        before = scores(Cursor(program, softmax.scores, dims, keys, masks=masks_met))
+        before = scores(Cursor(program, softmax.scores, dims, keys, masks=met))
     except Miss as miss:
         before = miss
     walk = Walk(softmax.weights, dims, dims, keys)
@@ -124,7 +56,9 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if len({(size_of(each.width), each.guarded, each.value.dtype) for each in after}) > 1:
         raise Miss("the weights are used with other values too, as a gradient uses them", after[1].output.node)
     roles = _roles(program, before, after, dims)
-    dtype = _dtype(program, before, after)
+    operands = [each.value for each in after]
+    operands += [operand for each in before.products for operand in (each.query, each.key)]
+    dtype = kernel_dtype(program, operands, [each.output for each in after])
     half = dtype == mx.float16
     axes = roles.batch + roles.heads + roles.groups + roles.queries + roles.keys
     mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after[0].guarded, softmax.node)
@@ -136,24 +70,12 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     sink = _sink(program, before.sink.logit, axes) if before.sink is not None else 0.0 if softmax.one else None
     for product in before.products:
         for each in before.masks:
-            if any(_depends(program, each.term.value, value) for value in product.values):
+            if any(program.depends(each.term.value, value) for value in product.values):
                 raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
     if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)
     steps = tuple(masks.paired(program, before.masks))
     return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype, steps, before.cap)
-
-
-def _kept(program: Program, softmax: Softmax, dims: Dims) -> Mask:
-    """The mask on the exponentials, as one on the scores: `exp(x) * keep` is `exp(where(keep, x, -inf))`."""
-    assert softmax.keep is not None
-    term = seen_through(program, softmax.keep, dims)
-    while term.value.node.op == "AsType":
-        term = seen_through(program, program.operands(term.value)[0], term.dims)
-    known = program.known.array(term.value)
-    if term.value.dtype != mx.bool_ and (known is None or not ((known == 0) | (known == 1)).all()):
-        raise Miss("the exponentials are multiplied by an array that need not be zeros and ones", softmax.node)
-    return Mask("keep", term, fill=-math.inf)
 
 
 def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Miss) -> Miss:
@@ -218,20 +140,6 @@ def _outer(program: Program, dims: Dims, keys: Dim, after: Weighted) -> Dim | No
     return None
 
 
-def _depends(program: Program, value: Value, source: Value) -> bool:
-    """Whether `value` is computed from `source`."""
-    position = program.graph.position
-    oldest, seen, stack = position(source.node), {value.node}, [value.node]
-    while stack:
-        node = stack.pop()
-        if node is source.node:
-            return True
-        parents = {operand.node for operand in program.graph.operands(node)} - seen
-        stack += [parent for parent in parents if position(parent) >= oldest]
-        seen |= parents
-    return False
-
-
 def _with_keys(mask: Mask, keys: Dim) -> bool:
     return any(axis in mask.term.axes for axis in keys)
 
@@ -250,28 +158,3 @@ def _aligned(roles: Roles, mask: Reading) -> Roles:
 
     best = min(range(len(shared) + 1), key=lambda batch: (cost(batch), abs(batch - len(roles.batch))))
     return Roles(shared[:best], shared[best:], roles.groups, roles.queries, roles.keys)
-
-
-def _dtype(program: Program, before: Scores, after: Sequence[Weighted]) -> mx.Dtype:
-    """The type to call the kernel in: that of the output, when all operands are of it before they are cast up."""
-    operands = [each.value for each in after]
-    operands += [operand for product in before.products for operand in (product.query, product.key)]
-    if {operand.value.dtype for operand in operands} == {_given(program, each.output) for each in after}:
-        return operands[0].value.dtype
-    dtype = operands[0].dtype
-    for operand in operands[1:]:
-        dtype = promoted(dtype, operand.dtype)
-    return dtype
-
-
-def _given(program: Program, output: Value) -> mx.Dtype:
-    """The type of the output after the cast that follows it at once, if one does."""
-    casts = {node.outputs[0].dtype if node.op == "AsType" else None for node, _ in program.graph.users(output)}
-    if output in program.graph.outputs or len(casts) != 1:
-        return output.dtype
-    return casts.pop() or output.dtype
-
-
-def promoted(left: mx.Dtype, right: mx.Dtype) -> mx.Dtype:
-    """The type that holds both."""
-    return mx.result_type(mx.zeros((), left), mx.zeros((), right)) if left != right else left

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fuser.ir.graph import Node, Value
+from fuser.ir.graph import Value
 from fuser.masks.mask import Mask, Scale
 from fuser.reading.axes import Dim, Dims, resolve
 from fuser.reading.program import Miss, Program, Term, seen_through
-
-
-@dataclass(frozen=True)
-class Cap:
-    """The scores before the masks are `number * tanh(scores / number)`: a softcap."""
-
-    number: float
-    at: Node
-    masks: int
-    """How many masks were met before it (outside of it)."""
+from fuser.regions import Cap
 
 
 @dataclass(frozen=True)

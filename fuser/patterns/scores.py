@@ -13,30 +13,14 @@ from dataclasses import dataclass, replace
 
 from fuser.ir.graph import Value
 from fuser.masks.mask import SURE, VANISHES, Mask, Scale
-from fuser.patterns.cursor import Cap, Cursor, Sink
+from fuser.patterns.cursor import Cursor, Sink
 from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
+from fuser.reading.products import factors
 from fuser.reading.program import IDENTITIES, Miss, backwards, is_float, seen_through
-
-
-@dataclass(frozen=True)
-class Product:
-    """A product of queries and keys, and the scale that it is multiplied with."""
-
-    query: Operand
-    key: Operand
-    depth: Dim
-    scale: Scale
-    rows: Dim
-    """The axes of the product's own query dimension."""
-    values: tuple[Value, ...]
-    """What the program makes of it: one value, or one for each piece of the keys behind the one that joins them."""
-
-    @property
-    def value(self) -> Value:
-        """The scores that it gives."""
-        return self.values[0]
+from fuser.reading.softmax import is_shift
+from fuser.regions import Cap, Product
 
 
 @dataclass(frozen=True)
@@ -205,23 +189,9 @@ def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
     term = cursor.term(other)
     if term.axes.isdisjoint(axes_of([cursor.keys])):
         number = cursor.program.known.number(other)
-        if of_scores(cursor, term.value, value) if number is None else abs(number) <= -VANISHES:
+        if is_shift(cursor.program, term.value, value) if number is None else abs(number) <= -VANISHES:
             return cursor.to(value)
     return cursor.to(value, None, None, Mask("add", term, cursor.scale.times(sign)))
-
-
-def of_scores(cursor: Cursor, shift: Value, scores: Value) -> bool:
-    """Whether `shift` is a reduction of `scores`, perhaps times a number."""
-    program = cursor.program
-    while shift.node.op in ("Multiply", "Divide", "StopGradient") or shift.node.op in VIEWS:
-        operands = program.operands(shift)
-        known = [operand for operand in operands if program.known.number(operand) is not None]
-        if shift.node.op in ("Multiply", "Divide") and (
-            len(known) != 1 or (shift.node.op == "Divide" and known[0] != operands[1])
-        ):
-            return False
-        shift = next(operand for operand in operands if operand not in known)
-    return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
 
 
 @peels("Tanh")
@@ -273,13 +243,12 @@ def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
         start += piece.shape[axis]
         found.append(part)
     lengths = {len(part.products) for part in found}
-    products = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()
-    together = [_product_of(cursor, each, [part.keys for part in found]) for each in products]
+    alike = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()
+    together = [_product_of(cursor, each, [part.keys for part in found]) for each in alike]
     if None in together or not together:
         raise cursor.miss("the scores of several pieces of the keys are not of the same queries and scale")
-    if cursor.cap and len(cursor.masks) != cursor.cap.masks:
-        raise Miss("the scores are capped by tanh (softcap) after something was added to them", cursor.cap.at)
-    return Scores(tuple(each for each in together if each), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap)
+    products = tuple(each for each in together if each)
+    return uncapped(Scores(products, masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap))
 
 
 def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]) -> Product | None:
@@ -345,41 +314,29 @@ def both_ways(cursor: Cursor) -> Iterable[tuple[Value, Value]]:
 def product(cursor: Cursor) -> Scores:
     """The product of queries and keys, as one of two matrices or as elementwise product and sum."""
     masks, scale = cursor.masks, cursor.scale
-    dims = resolve(cursor.dims)
-    if cursor.op == "Reduce":
-        left, right, left_dims, right_dims, depth, rows = _summed(cursor)
-    else:
-        left, right = cursor.operands()[:2]
-        depth = fresh(left.shape[-1], "depth")
-        left_dims, right_dims = (*dims[:-1], depth), (*dims[:-2], depth, dims[-1])
-        rows = dims[-2]
-        if cursor.op == "AddMM":
-            alpha, beta = cursor.value.node.arguments
-            bias = Mask("add", cursor.term(cursor.operands()[2]), scale.times(beta))
-            masks, scale = (*masks, bias), scale.times(alpha)
-    first, second = operand(cursor.program, left, left_dims), operand(cursor.program, right, right_dims)
-    keys = set(axes_of([cursor.keys]))
+    found = factors(cursor.program, cursor.value, cursor.dims)
+    if found is None:
+        raise cursor.miss("the scores are a reduction that is no product")
+    if cursor.op == "AddMM":
+        alpha, beta = cursor.value.node.arguments
+        bias = Mask("add", cursor.term(cursor.operands()[2]), scale.times(beta))
+        masks, scale = (*masks, bias), scale.times(alpha)
+    first, second = (operand(cursor.program, term.value, term.dims) for term in (found.left, found.right))
+    keys, (rows, others) = set(axes_of([cursor.keys])), found.rows
     if not second.axes >= keys or first.axes & keys:
-        first, second, rows = second, first, dims[-1]
+        first, second, rows = second, first, others
     if not second.axes >= keys or first.axes & keys:
         raise cursor.miss(
             "the product is not one of queries and keys: the softmax runs along other axes than the keys'"
         )
     scale = scale.times(first.number * second.number)
     rows = tuple(axis for axis in axes_of([rows]) if axis not in second.axes)
-    if cursor.cap and len(masks) != cursor.cap.masks:
-        raise Miss("the scores are capped by tanh (softcap) after something was added to them", cursor.cap.at)
-    found = Product(first, second, tuple(axes_of([depth])), scale, rows, (cursor.value,))
-    return Scores((found,), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap)
+    made = Product(first, second, axes_of([found.total]), scale, rows, (cursor.value,))
+    return uncapped(Scores((made,), masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap))
 
 
-def _summed(cursor: Cursor) -> tuple[Value, Value, tuple[Dim, ...], tuple[Dim, ...], Dim, Dim]:
-    source = cursor.operands()[0]
-    kind, axes = cursor.value.node.arguments[:2]
-    if kind != 2 or len(axes) != 1 or source.node.op != "Multiply":
-        raise cursor.miss("the scores are a reduction that is no product")
-    depth = fresh(source.shape[axes[0]], "depth")
-    place = axes[0] % len(source.shape)
-    dims = tuple(depth if i == place else dim for i, dim in enumerate(resolve(cursor.dims)))
-    left, right = cursor.program.operands(source)
-    return left, right, dims, dims, depth, ()
+def uncapped(found: Scores) -> Scores:
+    """`found`, when nothing was added to the scores inside of a cap."""
+    if found.cap and len(found.masks) != found.cap.masks:
+        raise Miss("the scores are capped by tanh (softcap) after something was added to them", found.cap.at)
+    return found

@@ -13,8 +13,10 @@ from fuser.patterns.cursor import Sink
 from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
 from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
+from fuser.reading.products import summed
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
-from fuser.reading.softmax import SUM, below, is_reduction
+from fuser.reading.softmax import below
+from fuser.regions import Step, Weighted
 
 WHY = {
     "ArgPartition": "the weights are selected by a partial sort (top-k) after the softmax",
@@ -32,18 +34,6 @@ WHY = {
     "StopGradient": "a gradient is stopped between softmax and product",
     "QuantizedMatmul": "the values are quantized: they are not an array of numbers",
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something done to each row of weights as a whole, which may as well be done to the output."""
-
-    kind: Literal["multiply", "divide", "keep", "add"]
-    term: Term
-    number: float = 1.0
-    """For `add`: what the term is multiplied with."""
-    inverted: bool = False
-    """For `keep`: rows are set to zero where the term holds, not where it does not."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +69,6 @@ class Walk:
         """The axes of an output with `dims` that come from the values."""
         own = axes_of((*self.origin, self.keys))
         return tuple(axis for axis in axes_of(dims) if axis not in own)
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """The product of the weights with the values."""
-
-    value: Operand
-    width: Dim
-    output: Value
-    dims: Dims
-    guarded: bool
-    number: float
-    steps: tuple[Step, ...]
-    pieces: tuple[tuple[int, Operand, Dim], ...] = ()
-    """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
 
 
 def weighted_sums(program: Program, walk: Walk) -> list[Weighted]:
@@ -135,9 +110,7 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
     operands = program.graph.operands(node)
     if node.op in ("Equal", "NotEqual"):
         return None
-    if node.op in ("Add", "Subtract") and program.known.number(operands[1 - place]) == 0 and place == 0:
-        return step
-    if node.op == "Add" and program.known.number(operands[0]) == 0:
+    if (node.op == "Add" or (node.op == "Subtract" and place == 0)) and program.known.number(operands[1 - place]) == 0:
         return step
     if node.op == "Select" and place > 0:
         return selected(program, step, operands, place)
@@ -153,7 +126,7 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
             kind: Literal["multiply", "divide"] = "multiply" if node.op == "Multiply" else "divide"
             return replace(step, steps=(*walk.steps, Step(kind, term)))
         if node.op == "Multiply":
-            return summed(program, walk, node, other)
+            return product(program, walk, node, place)
     raise walk.miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node)
 
 
@@ -210,39 +183,22 @@ def split(walk: Walk, node: Node) -> Iterator[Walk]:
 
 
 def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
-    """The matrix product with the values, from the left or (all transposed) from the right."""
-    operands = program.graph.operands(node)
+    """The product with the values, from the left or (all transposed) from the right, or elementwise and summed."""
     if place > 1:
         raise walk.miss(WHY["Add"], node)
-    dims, other = resolve(walk.dims), operands[1 - place]
-    total, kept = (dims[-1], dims[-2]) if place == 0 else (dims[-2], dims[-1])
-    keys = axes_of([walk.keys])
-    if total != keys or walk.sink is not None:
-        raise walk.miss("the product with the values sums over another axis than the softmax normalises", node)
-    width = fresh(other.shape[-1] if place == 0 else other.shape[-2], "width")
-    ends: tuple[Dim, Dim] = (keys, width) if place == 0 else (width, keys)
-    output: Dims = (*dims[:-2], *((kept, width) if place == 0 else (width, kept)))
-    value = operand(program, other, (*dims[:-2], *ends))
+    found = None if walk.sink else summed(program, node, place, walk.dims, axes_of([walk.keys]))
+    if found is None:
+        other = "the product with the values sums over another axis than the softmax normalises"
+        raise walk.miss(WHY["Multiply"] if node.op == "Multiply" else other, node)
+    factor, output = found
+    value = operand(program, factor.value, factor.dims)
     number, steps = walk.number * value.number, walk.steps
     if node.op == "AddMM":
         alpha, beta = node.arguments
         number *= alpha
-        steps = (*steps, Step("add", seen_through(program, operands[2], output), beta))
-    return Weighted(value, walk.width(output), Value(node), output, walk.guarded, number, steps, walk.pieces(value))
-
-
-def summed(program: Program, walk: Walk, node: Node, other: Value) -> Weighted:
-    """The product with the values as an elementwise product that is summed along the keys."""
-    dims, keys = resolve(walk.dims), axes_of([walk.keys])
-    places = tuple(i for i, dim in enumerate(dims) if any(axis in keys for axis in dim))
-    if walk.sink is None and keys and tuple(axis for i in places for axis in dims[i]) == keys:
-        for user, _ in program.graph.users(Value(node)):
-            if is_reduction(Value(user), SUM) and tuple(sorted(user.arguments[1])) == places:
-                value = operand(program, other, dims)
-                output = tuple(() if i in places else dim for i, dim in enumerate(dims))
-                width, number = walk.width(output), walk.number * value.number
-                return Weighted(value, width, Value(user), output, walk.guarded, number, walk.steps, walk.pieces(value))
-    raise walk.miss(WHY["Multiply"], node)
+        steps = (*steps, Step("add", seen_through(program, program.graph.operands(node)[2], output.dims), beta))
+    width, pieces = walk.width(output.dims), walk.pieces(value)
+    return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, pieces)
 
 
 def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:

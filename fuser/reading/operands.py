@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -70,3 +71,22 @@ def _constant(program: Program, op: str, sources: tuple[Value, ...]) -> tuple[Va
         if number is not None and number != 0 and math.isfinite(number):
             return sources[1 - place], number if op == "Multiply" else 1 / number
     return None
+
+
+def kernel_dtype(program: Program, operands: Sequence[Operand], outputs: Sequence[Value]) -> mx.Dtype:
+    """The type to compute in: that of the outputs, when all operands are of it before they are cast up."""
+    if {each.value.dtype for each in operands} == {_given(program, output) for output in outputs}:
+        return operands[0].value.dtype
+    dtype = operands[0].dtype
+    for each in operands[1:]:
+        if each.dtype != dtype:
+            dtype = mx.result_type(mx.zeros((), dtype), mx.zeros((), each.dtype))
+    return dtype
+
+
+def _given(program: Program, output: Value) -> mx.Dtype:
+    """The type of the output after the cast that follows it at once, if one does."""
+    casts = {node.outputs[0].dtype if node.op == "AsType" else None for node, _ in program.graph.users(output)}
+    if output in program.graph.outputs or len(casts) != 1:
+        return output.dtype
+    return casts.pop() or output.dtype

@@ -58,6 +58,19 @@ class Program:
                 stack += found
         return False
 
+    def depends(self, value: Value, source: Value) -> bool:
+        """Whether `value` is computed from `source`."""
+        position = self.graph.position
+        oldest, seen, stack = position(source.node), {value.node}, [value.node]
+        while stack:
+            node = stack.pop()
+            if node is source.node:
+                return True
+            parents = {operand.node for operand in self.graph.operands(node)} - seen
+            stack += [parent for parent in parents if position(parent) >= oldest]
+            seen |= parents
+        return False
+
     def operands(self, value: Value) -> tuple[Value, ...]:
         """What the maker of `value` reads."""
         return self.graph.operands(value.node)

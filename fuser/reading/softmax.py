@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
+from fuser.reading.products import SUM, is_reduction
 from fuser.reading.program import IDENTITIES, Program, Term, is_float, seen_through
-
-SUM = 2
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,17 @@ def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
     return scores
 
 
-def is_reduction(value: Value, kind: int) -> bool:
-    """Whether `value` is a reduction of that kind, as MLX numbers them."""
-    return value.node.op == "Reduce" and value.node.arguments[0] == kind
+def is_shift(program: Program, shift: Value, scores: Value) -> bool:
+    """Whether `shift` is a reduction of `scores`, perhaps times a number: it is the same for all keys."""
+    while shift.node.op in ("Multiply", "Divide", "StopGradient") or shift.node.op in VIEWS:
+        operands = program.operands(shift)
+        known = [operand for operand in operands if program.known.number(operand) is not None]
+        if shift.node.op in ("Multiply", "Divide") and (
+            len(known) != 1 or (shift.node.op == "Divide" and known[0] != operands[1])
+        ):
+            return False
+        shift = next(operand for operand in operands if operand not in known)
+    return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
 
 
 def uncast(program: Program, value: Value) -> Value:
