@@ -69,6 +69,8 @@ class Weighted:
     guarded: bool
     number: float
     steps: tuple[Step, ...]
+    zeros: tuple[Mask, ...] = ()
+    """Masks that set weights of some keys to zero."""
     pieces: tuple[tuple[int, Operand, Dim], ...] = ()
     """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
 

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from fuser.execute import runner
 from fuser.frontends import trees
-from fuser.fusion import fuse_given, match
+from fuser.fusion import fuse_given
 from fuser.optimized import given_state, name_of, traced_call
-from fuser.patterns.attention import Attention
 from fuser.report import Report
-from fuser.rewrite import Rewriter
-
-# of the largest value; what the kernel's order of summation may change
-TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2, mx.float64: 1e-6}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison: the largest difference, relative to the largest finite value of the unfused answer."""
-
-    name: str
-    error: float
-    """Infinite where one answer is NaN or infinite and the other is not."""
-    tolerance: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answers agree."""
-        return self.error <= self.tolerance
-
-    def __str__(self) -> str:
-        return f"{'ok' if self.ok else 'DIFFERS'}: {self.name}: {self.error:.2e} (tolerance {self.tolerance:.0e})"
+from fuser.verification_checks import Check, checks, region_checks, with_errors
 
 
 @dataclass(frozen=True)
@@ -65,44 +41,17 @@ def verify(fn: Callable[..., Any], /, *args: Any, rtol: float | None = None, **k
     traced = traced_call(fn, args, kwargs)
     given = {node: slot.array for node, slot in given_state(traced).items()}
     inputs = [*trees.flatten((args, kwargs))[0], *(slot.array for slot in traced.places)]
+    found = region_checks(traced.graph, given, inputs, rtol=rtol)
     fused = fuse_given(traced.graph.copy(), given, name_of(fn), ours=True)
     unfused_outputs, fused_outputs = runner(traced.graph)(inputs), runner(fused.graph)(inputs)
-    names = [f"output {name}" for name in trees.names(traced.results)]
-    outputs = _checks(names, unfused_outputs, fused_outputs, rtol)
-
-    both = traced.graph.copy()
-    rewriter = Rewriter(both)
-    regions = [result for _, result in match(traced.graph, given, ours=True)[0] if isinstance(result, Attention)]
-    pairs = [(region, weighted) for region in regions for weighted in region.products_with_values]
-    values = [(weighted.output, rewriter.replacement(region, weighted)[1]) for region, weighted in pairs]
-    both.outputs = [value for pair in values for value in pair]
-    both.prune()
-    arrays = runner(both)(inputs)
-    labels = [region.softmax.node.scope or traced.graph.label(region.softmax.node) for region, _ in pairs]
-    return Verification(outputs, _checks(labels, arrays[::2], arrays[1::2], rtol), fused.report)
+    names = [f"output {name}".strip() for name in trees.names(traced.results)]
+    outputs = checks(names, unfused_outputs, fused_outputs, rtol)
+    return Verification(outputs, tuple(found.values()), with_errors(fused.report, found))
 
 
-def _checks(
-    names: Sequence[str], unfused: Sequence[mx.array], fused: Sequence[mx.array], rtol: float | None
-) -> tuple[Check, ...]:
-    return tuple(
-        Check(name, difference(left, right), rtol if rtol is not None else TOLERANCES.get(left.dtype, 0.0))
-        for name, left, right in zip(names, unfused, fused, strict=False)
-    )
-
-
-def difference(unfused: mx.array, fused: mx.array) -> float:
-    """The largest difference, relative to the largest finite value of `unfused`."""
-    if unfused.size == 0:
-        return 0.0
-    if unfused.dtype == mx.complex64:
-        return max(difference(mx.real(unfused), mx.real(fused)), difference(mx.imag(unfused), mx.imag(fused)))
-    left, right = (np.array(array.astype(mx.float64, stream=mx.cpu)) for array in (unfused, fused))
-    finite = np.isfinite(left)
-    if not (finite == np.isfinite(right)).all() or not np.array_equal(left[~finite], right[~finite], equal_nan=True):
-        return math.inf
-    if not finite.any():
-        return 0.0
-    largest = float(np.abs(left[finite]).max())
-    error = float(np.abs(left[finite] - right[finite]).max())
-    return error / largest if largest else error
+def compared(
+    unfused: Mapping[str, mx.array], fused: Mapping[str, mx.array], report: Report, rtol: float | None
+) -> Verification:
+    """Two answers by name."""
+    names = [f"output {name}" for name in unfused]
+    return Verification(checks(names, [*unfused.values()], [fused[name] for name in unfused], rtol), (), report)

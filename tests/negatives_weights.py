@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from tests.negatives_base import ROOT, E, N, scores, weights
-from tests.spellings_base import QKV, K, Q, T, args, attend, bias, causal, const, keep, num, sm
+from tests.spellings_base import INF, LOWEST, QKV, K, Q, T, args, attend, bias, causal, const, keep, num, sm
 
 CUBE = args((4, 4, 4, 4), (4, 4, 4, 4), (4, 4, 4, 4))
 WITH_KEEP = args(Q, K, K, keep(2, 1, 5, 7))
@@ -284,6 +284,44 @@ SINKS = [
     ),
 ]
 
+AGAIN = [
+    N(
+        "weights masked by another mask",
+        lambda q, k, v, m, n: mx.where(n, sm(mx.where(m, scores(q, k), -INF)), 0.0) @ v,
+        "another mask",
+        args(Q, K, K, keep(2, 1, 1, 7), keep(2, 1, 1, 7)),
+        lambda q, k, v, m, n: attend(q, k, v, ROOT, m),
+    ),
+    N(
+        "weights masked by the opposite of the mask",
+        lambda q, k, v, m: mx.where(m, 0.0, sm(mx.where(m, scores(q, k), -INF))) @ v,
+        "another mask",
+        args(Q, K, K, keep(2, 1, 1, 7)),
+        lambda q, k, v, m: attend(q, k, v, ROOT, m),
+    ),
+    N(
+        "weights masked, scores not",
+        lambda q, k, v, m: mx.where(m, sm(scores(q, k)), 0.0) @ v,
+        "another mask",
+        args(Q, K, K, keep(2, 1, 1, 7)),
+        lambda q, k, v, m: attend(q, k, v, ROOT, m),
+    ),
+    N(
+        "weights masked by one of two masks",
+        lambda q, k, v, m, n: mx.where(m, sm(mx.where(n, mx.where(m, scores(q, k), LOWEST), LOWEST)), 0.0) @ v,
+        "several masks",
+        args(Q, K, K, keep(2, 1, 1, 7), keep(2, 1, 5, 7)),
+        lambda q, k, v, m, n: attend(q, k, v, ROOT, m & n),
+    ),
+    N(
+        "weights masked where scores keep weight",
+        lambda q, k, v, m: mx.where(m, sm(mx.where(m, scores(q, k), -2.0)), 0.0) @ v,
+        "leaves them weight",
+        args(Q, K, K, keep(2, 1, 1, 7)),
+        lambda q, k, v, m: attend(q, k, v, ROOT, m),
+    ),
+]
+
 SECOND = [
     N(
         "the values come first",
@@ -335,4 +373,4 @@ def plain_from_one(q, k, v):
     return attend(q, k, v, ROOT)[:, 1:]
 
 
-NEGATIVES = [*AXES, *NORMAL, *BETWEEN, *SINKS, *SECOND]
+NEGATIVES = [*AXES, *AGAIN, *NORMAL, *BETWEEN, *SINKS, *SECOND]

@@ -329,6 +329,14 @@ COMBINED = [
         m=None,
         heads=(4, 4),
     ),
+    B("weights masked again", lambda q, k, v, m: mx.where(m, sm(mx.where(m, scores(q, k), -INF)), 0.0) @ v),
+    B("weights times the mask", lambda q, k, v, m: (sm(mx.where(m, scores(q, k), LOWEST)) * m) @ v),
+    B(
+        "weights filled where the mask is zero",
+        lambda q, k, v, m: mx.where(seen(m) == False, 0.0, sm(mx.where(seen(m) == False, LOWEST, scores(q, k)))) @ v,  # noqa: E712
+        INT,
+        seen,
+    ),
 ]
 
 SPELLINGS = [*SELECTED, *ADDED, *MULTIPLIED, *COMBINED]

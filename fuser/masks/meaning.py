@@ -164,7 +164,7 @@ def _boolean(keep: NDArray[np.bool_], axes: Dim, queries: Dim, keys: Dim, empty:
 
 def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: bool, guarded: bool, at: Node) -> Reading:
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
-    added = [mask for mask, known in steps if mask.kind == "add" and _hides(program, mask, known)]
+    added = [mask for mask, known in steps if mask.kind == "add" and hides(program, mask, known)]
     replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill)]
     if half and any(_largest(mask) == FLOAT16_MAX for mask in added) and len(added) + len(replaced) > 1:
         raise Miss(TWICE, at)
@@ -227,27 +227,28 @@ def _complement(program: Program, mask: Mask, kept: Term) -> float | None:
     if mask.term.value.node.op != "Multiply":
         return None
     operands = program.operands(mask.term.value)
-    for other, number in (operands, operands[::-1]):
+    for factor, number in (operands, operands[::-1]):
         fill = program.known.number(number)
-        inner = seen_through(program, other, mask.term.dims, casts=True)
+        inner = seen_through(program, factor, mask.term.dims, casts=True)
         if fill is None:
             continue
         if inner.value.node.op == "AsType":
             inner = seen_through(program, program.operands(inner.value)[0], inner.dims)
         parts = program.operands(inner.value)
-        if inner.value.node.op == "LogicalNot" and _same(program, seen_through(program, parts[0], inner.dims), kept):
+        if inner.value.node.op == "LogicalNot" and same(program, seen_through(program, parts[0], inner.dims), kept):
             return fill
         if inner.value.node.op != "Subtract":
             continue
         left, right = parts
-        for one, same, sign in ((left, right, 1.0), (right, left, -1.0)):
-            if program.known.number(one) == 1 and _same(program, seen_through(program, same, inner.dims), kept):
+        for one, other, sign in ((left, right, 1.0), (right, left, -1.0)):
+            if program.known.number(one) == 1 and same(program, seen_through(program, other, inner.dims), kept):
                 return fill * sign
     return None
 
 
-def _same(program: Program, left: Term, right: Term) -> bool:
-    if left == right:
+def same(program: Program, left: Term, right: Term) -> bool:
+    """Whether two arrays are the same numbers, or one condition."""
+    if left.dims == right.dims and program.alike(left.value, right.value):
         return True
     # one condition cast twice is one mask
     left_source, right_source = _uncast(program, left), _uncast(program, right)
@@ -311,7 +312,7 @@ def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     return None
 
 
-def _hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
+def hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether an additive mask holds the lowest numbers of its type."""
     if known is not None:
         return bool((known * mask.scale.number <= SWALLOWS_HALF).any())

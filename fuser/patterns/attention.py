@@ -10,6 +10,7 @@ import mlx.core as mx
 from fuser.masks import meaning as masks
 from fuser.masks.mask import Mask, of_exponentials
 from fuser.masks.meaning import Reading
+from fuser.masks.zeroed import zeroed
 from fuser.patterns.cursor import Cursor
 from fuser.patterns.scores import Scores, scores
 from fuser.patterns.weights import Walk, divided, together, weighted_sums
@@ -53,8 +54,12 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if any(_is_linear(program, product.key) for product in before.products):
         reason = "the scores come from a linear layer: its weights are no keys"
         raise Miss(reason, before.products[0].value.node, attention=False)
-    if len({(size_of(each.width), each.guarded, each.value.dtype) for each in after}) > 1:
+    if len({(size_of(each.width), each.guarded, each.value.dtype, each.zeros) for each in after}) > 1:
         raise Miss("the weights are used with other values too, as a gradient uses them", after[1].output.node)
+    if after[0].zeros:
+        hidden, zeros = zeroed(program, before.masks, after[0].zeros, softmax.node)
+        before = replace(before, masks=hidden)
+        after = [replace(each, guarded=each.guarded or zeros) for each in after]
     roles = _roles(program, before, after, dims)
     operands = [each.value for each in after]
     operands += [operand for each in before.products for operand in (each.query, each.key)]

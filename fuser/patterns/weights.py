@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
+import mlx.core as mx
+
 from fuser.ir.graph import Node, Value
+from fuser.masks.mask import Mask
 from fuser.patterns.cursor import Sink
 from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
 from fuser.reading.operands import Operand, operand
@@ -51,6 +54,8 @@ class Walk:
     number: float = 1.0
     """What the weights were multiplied with."""
     steps: tuple[Step, ...] = ()
+    zeros: tuple[Mask, ...] = ()
+    """Masks that set weights of some keys to zero."""
     seen: tuple[Value, ...] = ()
     start: int | None = None
     """Of the weights of some of the keys only: where these begin among all."""
@@ -125,6 +130,8 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
         if term.axes.isdisjoint(axes_of([walk.keys])):
             kind: Literal["multiply", "divide"] = "multiply" if node.op == "Multiply" else "divide"
             return replace(step, steps=(*walk.steps, Step(kind, term)))
+        if node.op == "Multiply" and _is_mask(program, term):
+            return replace(step, zeros=(*walk.zeros, Mask("times", term)))
         if node.op == "Multiply":
             return product(program, walk, node, place)
     raise walk.miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node)
@@ -146,7 +153,15 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     term = seen_through(program, condition, resolve(step.dims))
     if number == 0 and term.axes.isdisjoint(axes_of([step.keys])):
         return replace(step, steps=(*step.steps, Step("keep", term, inverted=inverted)))
+    if number == 0:
+        return replace(step, zeros=(*step.zeros, Mask("keep", term, inverted=inverted)))
     raise step.miss(WHY["Select"], step.value.node)
+
+
+def _is_mask(program: Program, term: Term) -> bool:
+    """Whether an array holds zeros and ones: a mask on the weights, and no values."""
+    node = term.value.node
+    return node.op == "AsType" and program.graph.operands(node)[0].dtype == mx.bool_
 
 
 def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int]) -> Walk:
@@ -198,7 +213,7 @@ def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
         number *= alpha
         steps = (*steps, Step("add", seen_through(program, program.graph.operands(node)[2], output.dims), beta))
     width, pieces = walk.width(output.dims), walk.pieces(value)
-    return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, pieces)
+    return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, walk.zeros, pieces)
 
 
 def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
+import numpy as np
 
 from fuser.ir.graph import Graph, Node, Value
 from fuser.ir.known import Known
@@ -13,6 +14,8 @@ from fuser.reading.axes import VIEWS, Dims, axes_of, before, regroup, resolve
 
 FLOATS = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
 PRODUCTS = frozenset({"Matmul", "AddMM", "GatherMM", "QuantizedMatmul", "GatherQMM", "Convolution"})
+# no two of these are alike, whatever they read
+OWN = frozenset({"Input", "RandomBits", "Opaque"})
 # these give what they are given; so does StopGradient, but not to a gradient: it is none of them
 IDENTITIES = frozenset({"Copy", "Contiguous", "Depends"})
 
@@ -57,6 +60,23 @@ class Program:
                 seen |= found
                 stack += found
         return False
+
+    def alike(self, left: Value, right: Value, steps: int = 8) -> bool:
+        """Whether two values are one, or computed alike from the same in a few steps."""
+        if left == right:
+            return True
+        one, other = left.node, right.node
+        if steps == 0 or one.op in OWN or (left.index, one.outputs) != (right.index, other.outputs):
+            return False
+        if one.op == "Constant" == other.op:
+            known = self.known.array(left), self.known.array(right)
+            return known[0] is not None and known[1] is not None and np.array_equal(*known)
+        pairs = self.operands(left), self.operands(right)
+        return (
+            (one.op, one.arguments) == (other.op, other.arguments)
+            and len(pairs[0]) == len(pairs[1]) < 4
+            and all(self.alike(*pair, steps - 1) for pair in zip(*pairs, strict=True))
+        )
 
     def depends(self, value: Value, source: Value) -> bool:
         """Whether `value` is computed from `source`."""
