@@ -285,6 +285,18 @@ SINKS = [
 ]
 
 AGAIN = [
+    E(
+        "a number below the line that counts",
+        lambda q, k, v: (lambda e: e / (total(e) + 0.5))(exp(scores(q, k))) @ v,
+        "sum|divid|softmax|normal",
+        maybe=True,
+    ),
+    E(
+        "a small number below sums that may be smaller",
+        lambda q, k, v: (lambda e: e / (total(e) + 1e-9))(mx.exp(scores(q, k) - 30.0)) @ v,
+        "sum|divid|softmax|normal",
+        maybe=True,
+    ),
     N(
         "weights masked by another mask",
         lambda q, k, v, m, n: mx.where(n, sm(mx.where(m, scores(q, k), -INF)), 0.0) @ v,
@@ -311,7 +323,7 @@ AGAIN = [
         lambda q, k, v, m, n: mx.where(m, sm(mx.where(n, mx.where(m, scores(q, k), LOWEST), LOWEST)), 0.0) @ v,
         "several masks",
         args(Q, K, K, keep(2, 1, 1, 7), keep(2, 1, 5, 7)),
-        lambda q, k, v, m, n: attend(q, k, v, ROOT, m & n),
+        None,
     ),
     N(
         "weights masked where scores keep weight",

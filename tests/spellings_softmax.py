@@ -57,6 +57,16 @@ def sunk_at_zero(q, k, v):
     return sunk(q, k, v, mx.zeros(q.shape[1], dtype=q.dtype))
 
 
+def small(number):
+    """A softmax with a number below the line, against a division by zero that cannot be."""
+
+    def soft(x):
+        e = mx.exp(x - x.max(axis=-1, keepdims=True))
+        return e / (e.sum(axis=-1, keepdims=True) + number)
+
+    return soft
+
+
 def scores(q, k):
     return q @ T(k) * ROOT
 
@@ -257,6 +267,16 @@ DECOMPOSED = [
     L(
         "decomposed and guarded",
         lambda q, k, v: (lambda p: mx.where(mx.isnan(p), 0, p))(decomposed(scores(q, k))) @ v,
+    ),
+    L("plus a number too small to count", lambda q, k, v: small(1e-9)(scores(q, k)) @ v),
+    L(
+        "a number too small to count, plus",
+        lambda q, k, v: (
+            (lambda e: e / (1e-12 + e.sum(-1, keepdims=True)))(
+                mx.exp(scores(q, k) - scores(q, k).max(-1, keepdims=True))
+            )
+            @ v
+        ),
     ),
 ]
 

@@ -8,7 +8,7 @@ from fuser.ir.graph import Node, Value
 from fuser.reading.axes import Dim, Dims, axes_of, fresh, resolve
 from fuser.reading.program import Program, Term
 
-SUM = 2
+SUM, MAX = 2, 5
 MATRICES = ("Matmul", "AddMM")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
-from fuser.reading.products import SUM, is_reduction
+from fuser.reading.products import MAX, SUM, is_reduction
 from fuser.reading.program import IDENTITIES, Program, Term, is_float, seen_through
 
 
@@ -56,6 +56,8 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         source = uncast(program, program.operands(total.value)[0])
         axes = tuple(total.value.node.arguments[1])
         counted = _counted(program, source)
+        if one and counted is not None and _vanishes(program, one[0], counted, axes):
+            one = ()
         if counted is None or (one and not _one(program, one, counted[0])):
             continue
         exponential, keep = counted
@@ -111,6 +113,22 @@ def product_behind(program: Program, value: Value) -> tuple[Value, ...]:
 
 def _reduced(dims: Dims, axes: tuple[int, ...]) -> Dims:
     return tuple(() if place in axes else dim for place, dim in enumerate(dims))
+
+
+def _vanishes(program: Program, added: Value, counted: tuple[Value, Value | None], axes: tuple[int, ...]) -> bool:
+    """Whether what is added to the sum is lost in it: less its own maximum, a sum of exponentials is one or more."""
+    number, (exponential, keep) = program.known.number(added), counted
+    if number is None or not 0 <= number < 2**-24 or keep is not None:
+        return False
+    scores = program.operands(exponential)[0]
+    if scores.node.op != "Subtract":
+        return False
+    left, right = program.operands(scores)
+    shift = seen_through(program, right, tuple(fresh(size) for size in left.shape), casts=True).value
+    while shift.node.op == "StopGradient":
+        shift = program.operands(shift)[0]
+    largest = is_reduction(shift, MAX) and tuple(shift.node.arguments[1]) == axes
+    return largest and program.alike(uncast(program, program.operands(shift)[0]), uncast(program, left))
 
 
 def _one(program: Program, added: tuple[Value, ...], power: Value) -> bool:
