@@ -69,8 +69,8 @@ class Weighted:
     guarded: bool
     number: float
     steps: tuple[Step, ...]
-    zeros: tuple[Mask, ...] = ()
-    """Masks that set weights of some keys to zero."""
+    zeros: tuple[tuple[Mask, Node], ...] = ()
+    """Masks that set weights of some keys to zero, and the nodes that apply them."""
     pieces: tuple[tuple[int, Operand, Dim], ...] = ()
     """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
 

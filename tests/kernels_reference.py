@@ -20,6 +20,7 @@ def reference(
     mask: Array | None = None,
     sinks: Array | None = None,
     slopes: Array | None = None,
+    folded: bool = False,
     softcap: float = 0.0,
     ahead: int = FAR,
     behind: int = FAR,
@@ -34,7 +35,8 @@ def reference(
     rows, columns = scores.shape[-2:]
     reach, column = np.arange(rows)[:, None] + columns - rows, np.arange(columns)
     if slopes is not None:
-        scores = scores + slopes[:, None, None].astype(np.float64) * (column - reach)
+        away = np.abs(column - reach) if folded else column - reach
+        scores = scores + slopes[:, None, None].astype(np.float64) * away
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + mask
     scores = np.where((column <= reach + ahead) & (column >= reach - behind), scores, -np.inf)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -21,6 +22,7 @@ try:
 except ImportError:
     onnxruntime = None
 
+RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) if onnxruntime else ()
 Arrays = dict[str, NDArray[Any]]
 HEADS, DEPTH = 4, 8
 
@@ -185,6 +187,8 @@ def answers(model: ModelProto, inputs: Arrays) -> Iterator[Arrays]:
     results = program(**{name: mx.array(array) for name, array in inputs.items()})
     yield {name: np.asarray(array) for name, array in results.items()}
     if onnxruntime is not None:
+        if RUNTIME < (1, 27) and any(map(_new, model.graph.node)):
+            pytest.skip(f"ONNX Runtime 1.27 or newer computes this operator, {onnxruntime.__version__} does not")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         # optimized, half precision is not rounded where the model rounds it
@@ -192,6 +196,11 @@ def answers(model: ModelProto, inputs: Arrays) -> Iterator[Arrays]:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         yield dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _new(node: NodeProto) -> bool:
+    """Older runtimes put the softcap on the mask, too, and want outputs that grouped heads may leave out."""
+    return node.op_type == "GroupQueryAttention" or any(each.name == "softcap" and each.f for each in node.attribute)
 
 
 def same(left: Arrays, right: Arrays, tolerance: float = 1e-5) -> None:

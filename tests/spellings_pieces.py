@@ -70,6 +70,25 @@ def three_together(q, k, v, c, w):
     return attend(q, mx.concatenate([k, c, k], 2), mx.concatenate([v, w, v], 2), ROOT)
 
 
+BLOCKS = args((2, 4, 2, 3, 8), (2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 2, 3, 8), (2, 4, 2, 3, 8))
+
+
+def blocks(q, k, v, c, w):
+    """Each block sees the global keys and its own, as Pegasus-X has it."""
+    flat = q.reshape(2, 4, 6, 8)
+    parts = [(flat @ T(k)).reshape(2, 4, 2, 3, 5), q @ T(c)]
+    p = sm(mx.concatenate(parts, -1) * ROOT)
+    return (p[..., :5].reshape(2, 4, 6, 5) @ v).reshape(2, 4, 2, 3, 8) + p[..., 5:] @ w
+
+
+def blocks_together(q, k, v, c, w):
+    keys, values = (
+        mx.concatenate([mx.broadcast_to(x[:, :, None], (2, 4, 2, 5, 8)), y], 3) for x, y in ((k, c), (v, w))
+    )
+    one = (x.reshape(8, 2, -1, 8) for x in (q, keys, values))
+    return attend(*one, ROOT).reshape(2, 4, 2, 3, 8)
+
+
 def V(name, fn, make=TWO, **more):
     return P(name, fn, make, 2, **{"ref": both, "heads": (4, 4), **more})
 
@@ -92,6 +111,7 @@ SPELLINGS = [
         GROUPED,
         heads=(4, 2),
     ),
+    V("blocks with global keys", blocks, BLOCKS, ref=blocks_together, heads=(None, None)),
     V("three pieces", three, ref=three_together),
     V("the new keys masked alone", late, NEW, mask="causal", ref=causal),
     V(

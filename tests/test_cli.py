@@ -48,9 +48,10 @@ def test_report_of_a_real_export(run: Run, llama: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == str(llama)
     assert lines[1].startswith("2 of 2 attentions fused; ")
-    rows = [line.split() for line in lines if "self_attn" in line]
+    assert sum(line.startswith("m.model.layers.") for line in lines) == 2
+    rows = [line.split() for line in lines if "8→2" in line]
     assert len(rows) == 2
-    assert all(row[1:7] == ["8→2", "16×16", "8", "additive", "0.3536", "float32"] for row in rows)
+    assert all(row[:6] == ["8→2", "16×16", "8", "additive", "0.3536", "float32"] for row in rows)
     assert "batch=2" in result.stderr and "seq=16" in result.stderr
 
 
@@ -65,7 +66,7 @@ def test_report_takes_inputs(run: Run, llama: Path) -> None:
 
 
 def test_report_says_why_not_and_where(run: Run, models: Path) -> None:
-    result = run("report", models / "gemma2__eager__ts17" / "model.onnx")
+    result = run("report", models / "gemma2__eager__ts17" / "model.onnx", "--dim", "batch=1", "--dim", "seq=8")
     assert result.exit_code == 0
     assert "0 of 2 attentions fused" in result.stdout
     assert result.stdout.count("tanh") == 2 and result.stdout.count("at /m/model/layers.") == 2
@@ -341,11 +342,19 @@ def test_the_library_and_the_command_line_agree(run: Run, llama: Path) -> None:
     assert found["regions"] == report.to_dict()["regions"]
 
 
-def test_a_narrow_terminal_gets_two_lines_for_each(run: Run, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fuser.cli_report.WIDTH", 70)
-    lines = run("report", llama, "--dim", "batch=1", "--dim", "seq=5").stdout.splitlines()
-    assert "  m.model.layers.0.self_attn/node_Softmax_228" in lines
-    assert any(line.startswith("    8→2 heads, 5×5, depth 8, mask additive") for line in lines)
+def test_names_have_lines_of_their_own_where_there_is_no_room(
+    run: Run, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {}
+    for width in (60, 80, 160):
+        monkeypatch.setattr("fuser.cli_report.WIDTH", width)
+        lines = run("report", llama, "--dim", "batch=1", "--dim", "seq=5").stdout.splitlines()
+        (place,) = (number for number, line in enumerate(lines) if "layers.0" in line)
+        shown[width] = [" ".join(line.split()) for line in lines[place : place + 2]]
+    name, row = "m.model.layers.0.self_attn/node_Softmax_228", "8→2 5×5 8 additive 0.3536 float32"
+    assert shown[160][0].startswith(f"{name} {row}")
+    assert shown[80][0] == name and shown[80][1].startswith(row)
+    assert shown[60][0] == name and shown[60][1].startswith("heads 8→2, lengths 5×5, depth 8, mask additive")
 
 
 def test_a_locale_without_arrows(llama: Path) -> None:

@@ -95,6 +95,12 @@ def test_quiet_run_writes_only_the_outputs(run: Run, llama: Path, tmp_path: Path
     assert result.exit_code == 0 and result.output == "" and (tmp_path / "out.npz").is_file()
 
 
+def test_quiet_report_and_convert(run: Run, llama: Path, tmp_path: Path) -> None:
+    report = run("report", llama, "-q")
+    assert report.stderr == "" and "2 of 2 attentions fused" in report.stdout
+    assert run("convert", llama, "out.onnx", "-q").output == "" and (tmp_path / "out.onnx").is_file()
+
+
 def test_quiet_verify_tells_by_its_status(run: Run, llama: Path) -> None:
     result = run("verify", llama, "--quiet")
     assert result.exit_code == 0 and result.output == ""
@@ -113,7 +119,7 @@ def test_quiet_does_not_silence_errors(run: Run) -> None:
 def test_help_has_examples_and_statuses(run: Run) -> None:
     page = (ROOT / "docs" / "command-line.md").read_text()
     documented = re.findall(r"^\| (\d+) \|", page, re.M)
-    for words in ([], ["report"], ["run"], ["verify"], ["bench"]):
+    for words in ([], *([command] for command in main.commands)):
         text = run(*words, "--help").stdout
         assert f"mlx-fuser {' '.join(words)}" in text and "Examples:" in text
         assert re.findall(r"^ +(\d+)  +\w", text, re.M) == documented
@@ -163,11 +169,12 @@ import fuser
 logging.basicConfig(format="twice %(message)s")
 def attend(x):
     return mx.softmax(x @ x.swapaxes(-1, -2), axis=-1) @ x
+fuser.explain(attend, mx.ones((1, 2, 4, 8)))
 fuser.optimize(attend)(mx.ones((1, 2, 4, 8)))
 """
 
 
-@pytest.mark.parametrize(("value", "lines"), [("explain", 1), ("", 0)])
+@pytest.mark.parametrize(("value", "lines"), [("explain", 2), ("", 0)])
 def test_the_environment_switches_logging_on(tmp_path: Path, value: str, lines: int) -> None:
     done = process("-c", PROGRAM, cwd=tmp_path, FUSER_LOG=value)
     assert done.returncode == 0 and done.stdout == ""

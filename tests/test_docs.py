@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 import fuser
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
 from tests.test_readme import steady
 
 DOCS = ROOT / "docs"
@@ -40,6 +42,24 @@ def test_python_runs_and_prints_what_it_says(
         following = found[number + 1] if number + 1 < len(found) else ("", "")
         if following[0] == "text":
             assert steady(printed.splitlines()) == steady(following[1].splitlines())
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page that call `mlx-fuser`."""
+    lines = [line.removeprefix("$ ") for kind, text in blocks(page) if kind != "text" for line in text.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.startswith("mlx-fuser ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_commands_run(page: str, run: Run, tmp_path: Path, llama: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(llama.parent / "inputs.npz", tmp_path / "in.npz")
+    for line in commands(page):
+        given = {"MODEL": str(llama), "OUT": "out.py"}
+        words = [given.get(word, word) for word in shlex.split(line)[1:]]
+        once = ["--repeat", "1"] if words[0] == "bench" else []
+        result = run(*words, *once)
+        assert result.exit_code == 0, result.output
 
 
 def test_every_page_is_in_the_menu() -> None:

@@ -131,6 +131,13 @@ def test_an_exported_function_has_no_state(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_calls_that_mlx_cannot_export_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"MLX cannot export mx.linalg.solve \(test_export_mlxfn.py:\d+\)"):
+        export_mlxfn(lambda x: mx.linalg.solve(x, x, stream=mx.cpu), tmp_path / "f.mlxfn", mx.eye(3))
+    checkpoint: Any = mx.checkpoint
+    assert export_mlxfn(checkpoint(attention), tmp_path / "f.mlxfn", Q, Q, Q).counts["fused"] == 1
+
+
 def test_what_is_there_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "f.mlxfn"
     path.write_bytes(b"old")
@@ -178,7 +185,41 @@ def test_the_command_line_reads_what_it_wrote(run: Run, models: Path, tmp_path: 
     assert run("verify", "llama.mlxfn").exit_code == 0
 
 
-def test_a_function_of_others_says_how_to_report_it(run: Run, tmp_path: Path) -> None:
-    mx.export_function(str(tmp_path / "other.mlxfn"), lambda x: x + 1, mx.zeros(3))
-    result = run("report", "other.mlxfn")
-    assert result.exit_code == 2 and "mx.import_function" in result.stderr
+def masked(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> mx.array:
+    scores = q @ k.swapaxes(-1, -2) * 0.5
+    return mx.softmax(scores if mask is None else scores + mask, axis=-1) @ v
+
+
+def test_functions_that_mlx_has_exported(run: Run, tmp_path: Path) -> None:
+    with mx.exporter(str(tmp_path / "other.mlxfn"), masked) as export:
+        export(Q, Q, Q)
+        export(Q[:, :, :3], Q, Q)
+        export(Q, Q, Q, mask=mx.zeros((6, 6)))
+        export(*[Q.astype(mx.bfloat16)] * 3)
+    found = json.loads(run("report", "other.mlxfn", "--json", "-", "--html", "page.html").stdout)
+    assert found["counts"]["fused"] == 4
+    assert {region["name"].partition(":")[0] for region in found["regions"]} == {f"signature {n}" for n in range(1, 5)}
+    assert sorted(region["mask"] for region in found["regions"]) == ["additive", "none", "none", "none"]
+    assert run("verify", "other.mlxfn").exit_code == 0
+    q = np.array(Q, np.float32)
+    mask = np.triu(np.full((6, 6), -1e9, np.float32), 1)
+    short = q[:, :, :3]
+    np.savez(tmp_path / "in.npz", short, q, q)
+    np.savez(tmp_path / "mask.npz", q, q, q, mask=mask)
+    for name, wanted in (("in", masked(*map(mx.array, (short, q, q)))), ("mask", masked(Q, Q, Q, mx.array(mask)))):
+        assert run("run", "other.mlxfn", "--inputs", f"{name}.npz", "--outputs", "out.npz").exit_code == 0
+        with np.load(tmp_path / "out.npz") as found:
+            assert close(mx.array(found["output_0"]), wanted)
+    np.savez(tmp_path / "wrong.npz", q[0], q, q)
+    result = run("run", "other.mlxfn", "--inputs", "wrong.npz", "--outputs", "out.npz")
+    assert result.exit_code == 2 and "it takes" in result.stderr and "arr_0: float32[2, 4, 3, 8]" in result.stderr
+
+
+def test_functions_exported_for_any_shape_or_by_keyword(run: Run, tmp_path: Path) -> None:
+    mx.export_function(str(tmp_path / "any.mlxfn"), masked, Q, Q, Q, shapeless=True)
+    mx.export_function(str(tmp_path / "named.mlxfn"), masked, q=Q, k=Q, v=Q, mask=mx.ones((6, 6), mx.bool_) * 1.0)
+    mx.export_function(str(tmp_path / "none.mlxfn"), lambda: mx.arange(3))
+    for name, fused in (("any", 1), ("named", 1), ("none", 0)):
+        found = json.loads(run("report", f"{name}.mlxfn", "--json", "-").stdout)
+        assert (found["counts"]["fused"], len(found["regions"])) == (fused, fused)
+    assert run("verify", "named.mlxfn").exit_code == 0

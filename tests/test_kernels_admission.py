@@ -7,8 +7,9 @@ import pytest
 
 import fuser
 from fuser.ir.types import TensorType
-from fuser.kernels import admission, padding
-from fuser.kernels.admission import Call, Mask, cuda, metal
+from fuser.kernels import admission, padding, sdpa
+from fuser.kernels.admission import Backend, Call, Mask, cuda, metal
+from fuser.kernels.cost import gains_nothing, unworthy
 
 Shape = tuple[int, int, int, int]
 
@@ -105,6 +106,41 @@ def test_heads_are_padded_where_that_reaches_a_kernel(monkeypatch: pytest.Monkey
     found = padding.attend(larger, (q, q, v), scale=0.1, mask="causal", sinks=None)
     wanted = mx.fast.scaled_dot_product_attention(q, q, v, scale=0.1, mask="causal")
     assert found.shape == wanted.shape and mx.allclose(found, wanted, atol=1e-5)
+
+
+def test_float32_gains_nothing_on_cuda() -> None:
+    plain = call(*square(64, 512), dtype=mx.float32)
+    where: Backend
+    for where in ("metal", "cpu"):
+        assert gains_nothing(plain, where, 80 << 30) is None
+    assert "float32" in (gains_nothing(plain, "cuda", 80 << 30) or "")
+    # the vector kernel, half types, repeated keys that are spared, scores that fill the memory
+    few = call((1, 4, 2, 64), (1, 4, 512, 64), dtype=mx.float32)
+    grouped = call((1, 4, 512, 64), (1, 2, 512, 64), dtype=mx.float32)
+    for other in (few, call(*square(64, 512)), call(*square(100, 512)), grouped):
+        assert gains_nothing(other, "cuda", 80 << 30) is None
+    assert gains_nothing(plain, "cuda", 8 << 20) is None
+
+
+def test_our_kernel_pays_for_many_scores() -> None:
+    assert unworthy(1 << 8, 1 << 15, "cpu", 0) is not None and unworthy(1 << 10, 1 << 17, "cpu", 0) is None
+    assert unworthy(1 << 20, 1 << 27, "cuda", 80 << 30) is not None
+    assert unworthy(1 << 34, 1 << 41, "cuda", 80 << 30) is None
+
+
+def test_what_gains_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def program(q: mx.array) -> mx.array:
+        return mx.softmax(q @ q.swapaxes(-1, -2), axis=-1) @ q
+
+    monkeypatch.setattr(sdpa, "backend", lambda: "cuda")
+    q = mx.random.normal((1, 2, 16, 64))
+    left, done = fuser.optimize(program), fuser.optimize(program, when="always")
+    assert mx.array_equal(left(q), program(q)) and mx.allclose(done(q), program(q), atol=1e-5)
+    assert left.report.counts["refused"] == 1 and done.report.counts["fused"] == 1
+    assert "always" in (left.report.regions[0].reason or "")
+    assert fuser.explain(program, q.astype(mx.float16)).counts["fused"] == 1
+    with pytest.raises(ValueError, match="profitable"):
+        fuser.optimize(program, when="now")  # type: ignore[call-overload]
 
 
 def test_the_report_names_the_kernel() -> None:

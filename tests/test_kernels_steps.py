@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.kernels import own
 from fuser.kernels.admission import backend
+from fuser.kernels.cost import WORTH
 from fuser.segments import segmented
 
 pytestmark = pytest.mark.skipif(backend() != "cpu", reason="cuts are made on a CPU")
@@ -110,14 +112,22 @@ def test_half_types() -> None:
 
 def test_small_calls_make_no_cut() -> None:
     small = [x[:, :, :16] for x in QKV]
+    assert WORTH > 2 * 2 * 16 * 16 * 64
 
     def program(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         return mx.softmax(q[:, :2] @ k.swapaxes(-1, -2), axis=-1) @ v
 
     graph, report = fuse(fuser.trace(program, *small))
     assert report.counts["fused"] == 1 and segmented(graph) is None
-    short = fuser.explain(lambda q: mx.softmax(mx.tanh(q @ q.swapaxes(-1, -2)), axis=-1) @ q, small[0]).regions[0]
+
+    def capped_shortly(q: mx.array) -> mx.array:
+        return mx.softmax(mx.tanh(q @ q.swapaxes(-1, -2)), axis=-1) @ q
+
+    (short,) = fuser.explain(capped_shortly, small[0][:, :, :8]).regions
     assert short.verdict == "refused" and "softcap" in (short.reason or "") and "pays" in (short.reason or "")
+    anyway = fuser.optimize(capped_shortly, when="always")
+    assert fuser.explain(anyway, small[0][:, :, :8]).counts["fused"] == 1
+    same(anyway(small[0][:, :, :8]), capped_shortly(small[0][:, :, :8]))
 
 
 def test_what_is_exported_has_no_kernel_of_ours() -> None:
@@ -154,9 +164,49 @@ def test_a_scale_on_both_sides_of_the_cap() -> None:
 
 
 def test_nothing_is_evaluated_in_a_trace() -> None:
-    form = own.Form(1.0, False, False, False)
+    form = own.Form(1.0)
     with pytest.raises(own.Untimely):
         mx.vmap(lambda x: own._run(form, (x, x, x)))(QKV[0][None])
+
+
+@pytest.mark.parametrize("fill", [None, -math.inf, -1e30])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_rows_without_a_key_answer_as_the_call_does(fill: float | None, sinks: bool) -> None:
+    q, k, v, sink = [*QKV, mx.zeros(4)]
+    keep = mx.logical_and(mx.random.uniform(shape=(LENGTH, LENGTH), key=mx.random.key(1)) > 0.5, mx.arange(LENGTH) > 2)
+    keep = mx.logical_and(keep, mx.arange(LENGTH)[:, None] % 7 != 3)
+    mask = keep if fill is None else mx.where(keep, 0.0, fill)
+
+    def program(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
+        given = sink if sinks else None
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.2, mask=mask, sinks=given)
+
+    fast = fuser.optimize(program)
+    found, wanted = fast(q, k, v, mask), program(q, k, v, mask)
+    assert mx.array_equal(mx.isnan(found), mx.isnan(wanted))
+    same(mx.nan_to_num(found), mx.nan_to_num(wanted))
+    assert "ours" in (fast.report.regions[0].kernel or "")
+
+
+def test_more_queries_than_keys_under_a_causal_call() -> None:
+    def program(q: mx.array, k: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, k, k, scale=0.2, mask="causal")
+
+    q, k = QKV[0], QKV[1][:, :, :100]
+    same(fuser.optimize(program)(q, k), program(q, k))
+
+
+def test_float16_swallows_scores_under_its_lowest_number() -> None:
+    def program(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
+        return mx.softmax((q[:, :2] @ k.swapaxes(-1, -2)) * 0.2 + mask, axis=-1) @ v
+
+    halves = [x.astype(mx.float16) for x in QKV]
+    mask = mx.where(mx.arange(LENGTH)[:, None] % 5 != 2, 0.0, -65504.0).astype(mx.float16)
+    mask = mx.where(mx.arange(LENGTH) < 100, mask, mx.array(-65504.0, mx.float16))
+    fast = fuser.optimize(program)
+    given = [*halves, mask]
+    same(fast(*given), program(*given), 4e-3)
+    assert "ours" in (fast.report.regions[0].kernel or "")
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -169,5 +219,6 @@ def test_the_kernel_means_what_its_entry_says(causal: bool, mask: str, sinks: bo
         x.append(bias if mask == "additive" else bias > -1)
     if sinks:
         x.append(sink)
-    (wanted,) = OPS[FLASH]((0.3, causal, sinks, 2.0), x, ())
-    same(own._run(own.Form(0.3, causal, mask != "none", sinks, 2.0), x), wanted)
+    window = (0, 1 << 30) if causal else (3, 70)
+    (wanted,) = OPS[FLASH]((0.3, window, sinks, 2.0, ""), x, ())
+    same(own._run(own.Form(0.3, window, mask != "none", sinks, 2.0), x), wanted)

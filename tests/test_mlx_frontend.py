@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.core.fast import scaled_dot_product_attention as early
 
 import fuser
 from fuser.execute import runner
@@ -143,3 +145,32 @@ def test_marks_inside_of_transformations_do_not_spoil_a_trace() -> None:
         fast = fuser.optimize(program, fuse=False)
         same(fast(X), program(X))
         assert fast.report.notes == ("fusing was switched off",)
+
+
+class Early(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.call = early
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y: mx.array = self.call(x, x, x, scale=0.5)
+        return y + scaled(x, x, x)
+
+
+scaled = functools.partial(early, scale=0.25, mask="causal")
+
+
+def test_the_kernel_under_another_name_is_shown_too() -> None:
+    x = arrays((1, 2, 5, 8))[0]
+    local = early
+    programs: list[tuple[Any, int]] = [
+        (lambda x: early(x, x, x, scale=0.5), 1),
+        (lambda x: local(x, x, x, scale=0.5), 1),
+        (Early(), 2),
+    ]
+    for program, count in programs:
+        fast = fuser.optimize(program)
+        same(fast(x), program(x))
+        assert fast.report.counts == {"fused": 0, "already fused": count, "refused": 0, "not attention": 0}
+        assert "Metal: unfused: the vector kernel has no head size 8" in str(fast.report.regions[0].kernel)
+    assert early is mx.fast.scaled_dot_product_attention and scaled.func is early

@@ -9,8 +9,9 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 import fuser
-from benchmarks.mlx_lm_sweep import arrays_of, kernel, same_bits, spelled_out, sweep
+from benchmarks.mlx_lm_sweep import sweep
 from benchmarks.mlx_lm_tiny import build
+from benchmarks.sweeping import arrays_of, kernel, same_bits, spelled_out
 
 NAMES = ("llama", "qwen3", "gemma2", "phi3", "deepseek_v3", "mamba2", "gpt_oss")
 PROMPT, NEXT = mx.array([[1, 5, 9, 3, 7, 2, 8]]), mx.array([[4]])

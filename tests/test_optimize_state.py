@@ -147,11 +147,52 @@ def test_a_long_decode_does_not_trace_for_ever() -> None:
 
     fast = fuser.optimize(program)
     mine, wanted = Cache(), Cache()
-    for step in range(100):
+    for step in range(200):
         x = arrays((1, 1, 8), seed=step)[0]
         same(fast(x, mine), program(x, wanted))
-    assert fast.traces <= 64
+    assert fast.traces == 8
     assert any("pad" in note for note in fast.report.notes)
+
+
+def test_signatures_that_come_again_are_traced() -> None:
+    fast = fuser.optimize(attention)
+    for turn in range(4):
+        for length in range(1, 21):
+            x = mx.ones((1, length, 8))
+            same(fast(x, x, x), attention(x, x, x))
+            assert turn < 3 or fast.report.counts["fused"] == 1
+    assert fast.traces == 20
+
+
+class Padded:
+    """A cache that grows by blocks, gives all of them, and has its position in an array."""
+
+    def __init__(self) -> None:
+        self.keys = mx.zeros((1, 16, 8))
+        self.position = mx.array(0)
+
+    def update(self, x: mx.array) -> mx.array:
+        self.keys = mx.slice_update(self.keys, x, self.position, axes=(1,))
+        self.position = self.position + 1
+        return self.keys
+
+
+def test_a_decode_of_200_tokens_in_blocks_is_traced_once_a_block() -> None:
+    def program(x: mx.array, cache: Padded) -> mx.array:
+        k = cache.update(x)
+        scores = x @ k.swapaxes(-1, -2) / 8**0.5
+        return mx.softmax(mx.where(mx.arange(k.shape[1]) < cache.position, scores, -mx.inf), axis=-1) @ k
+
+    fast = fuser.optimize(program)
+    mine, wanted = Padded(), Padded()
+    for step in range(200):
+        x = arrays((1, 1, 8), seed=step)[0]
+        if step % 16 == 0 and step:
+            for cache in (mine, wanted):
+                cache.keys = mx.concatenate([cache.keys, mx.zeros((1, 16, 8))], axis=1)
+        same(fast(x, mine), program(x, wanted))
+        assert fast.report.counts["fused"] == 1
+    assert fast.traces == 13
 
 
 def test_a_decode_with_its_position_as_an_array_is_traced_once() -> None:

@@ -71,28 +71,6 @@ def test_stop_gradient_inside_of_transformations() -> None:
         same([fast(x), mx.grad(fast)(x)], [program(x), mx.grad(program)(x)])
 
 
-def test_checkpoint_and_custom_functions() -> None:
-    @mx.custom_function
-    def odd(x: mx.array) -> Any:
-        return mx.sin(x)
-
-    @odd.vjp
-    def odd_vjp(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        return cotangents * 7
-
-    def checkpointed(x: mx.array) -> Any:
-        checkpoint: Any = mx.checkpoint
-        return checkpoint(lambda y: mx.softmax(y, axis=-1) * y)(x).sum()
-
-    x = arrays((3, 4))[0]
-    called: Any = odd
-    programs: list[Any] = [checkpointed, lambda x: called(x).sum()]
-    for program in programs:
-        fast = fuser.optimize(program)
-        same([fast(x), mx.grad(fast)(x)], [program(x), mx.grad(program)(x)])
-        assert "CustomTransforms" in fast.report.notes[0]
-
-
 def test_vmap_outside_and_inside() -> None:
     q, k, v = arrays((3, 2, 6, 8), (3, 2, 6, 8), (2, 6, 8))
     fast = fuser.optimize(attention)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from rich.console import Console
 
 import fuser
 from fuser import Region, Report, TensorType
+from fuser.report_remedies import OTHERWISE
+from tests.negatives import NEGATIVES
 
 VERDICTS = ["fused", "already fused", "refused", "not attention"]
 FIELDS = {"verdict", "reason", "at", "name", "q", "k", "v", "scale", "mask", "query_heads", "key_heads"}
@@ -98,6 +102,44 @@ def test_it_prints_a_line_for_each_softmax(report: Report) -> None:
     for region, line in zip(report.regions, lines, strict=True):
         assert line.strip().startswith(f"{region.verdict}: {region.name}")
         assert (region.reason or "mask causal") in line
+
+
+def test_what_is_refused_says_what_to_change(report: Report) -> None:
+    for region in report.regions:
+        assert (region.remedy is not None) == (region.verdict == "refused")
+        assert region.to_dict()["remedy"] == region.remedy
+        assert f"-> {region.remedy}" in str(region) or region.verdict != "refused"
+
+
+def test_every_kind_of_reason_has_a_remedy_of_its_own() -> None:
+    met = set()
+    for near in NEGATIVES:
+        for region in fuser.explain(near.fn, *near.args()).regions:
+            if region.verdict == "refused":
+                assert region.remedy != OTHERWISE, f"{region.reason}: give it a line in fuser/report_remedies.py"
+                met.add(region.remedy)
+    assert len(met) > 20
+
+
+def test_a_table_at_every_width(report: Report) -> None:
+    for width in (40, 80, 200):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(report)
+        shown = console.export_text()
+        assert all(len(line) <= width for line in shown.splitlines())
+        for word in ("8→2", "6×6", "causal", "float32", "kernel", "memory", "FLOPs", "-6.91", "-7.68 k", "→ "):
+            assert word in shown
+        words = " ".join(shown.split())
+        for region in report.regions:
+            assert region.name in words and (region.verdict == "already fused" or (region.reason or "") in words)
+
+
+def test_softmaxes_that_share_a_reason_share_a_line() -> None:
+    others = tuple(Region("not attention", "no values", "at", f"layers.{i}.router") for i in range(48))
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(Report(others))
+    last = console.export_text().splitlines()[-1].strip()
+    assert last == "layers.0.router, layers.1.router, layers.2.router and 45 more: no values"
 
 
 def test_an_empty_report_says_so() -> None:

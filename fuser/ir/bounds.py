@@ -24,8 +24,8 @@ _LAYERS = frozenset(
 )
 
 
-def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:
-    """The lowest and the highest number that `value` can hold; NaN aside."""
+def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, depth: int = 32) -> Bounds:
+    """The lowest and the highest number that `value` can hold, NaN aside, when layers give what is within `layers`."""
     node, dtype = value.node, value.dtype
     if dtype == mx.bool_:
         return 0.0, 1.0
@@ -39,22 +39,22 @@ def bounds(graph: Graph, known: Known, value: Value, depth: int = 32) -> Bounds:
     if node.op == INPUT or depth == 0:
         return ANY
     if node.op in _LAYERS:
-        return FINITE
+        return layers
     operands = graph.operands(node)
     if node.op in _PASS:
-        low, high = bounds(graph, known, operands[0], depth - 1)
+        low, high = bounds(graph, known, operands[0], layers, depth - 1)
         limit = 65504.0 if dtype == mx.float16 else math.inf
         return (low if low >= -limit else -math.inf), (high if high <= limit else math.inf)
     if node.op == "Select":
-        return _hull(*(bounds(graph, known, operand, depth - 1) for operand in operands[1:]))
+        return _hull(*(bounds(graph, known, operand, layers, depth - 1) for operand in operands[1:]))
     if node.op in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"):
-        left, right = (bounds(graph, known, operand, depth - 1) for operand in operands)
+        left, right = (bounds(graph, known, operand, layers, depth - 1) for operand in operands)
         return _OF[node.op](left, right)
     if node.op == "Divide" and (number := known.number(operands[1])):
-        low, high = bounds(graph, known, operands[0], depth - 1)
+        low, high = bounds(graph, known, operands[0], layers, depth - 1)
         return _hull((low / number, low / number), (high / number, high / number))
     if node.op == "Negative":
-        low, high = bounds(graph, known, operands[0], depth - 1)
+        low, high = bounds(graph, known, operands[0], layers, depth - 1)
         return -high, -low
     return ANY
 

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from fuser.ir.bounds import FINITE, bounds
+from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
 from fuser.masks.mask import SURE, VANISHES, Mask
 from fuser.reading.axes import Dim, axes_of, size_of
@@ -316,9 +316,9 @@ def hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether an additive mask holds the lowest numbers of its type."""
     if known is not None:
         return bool((known * mask.scale.number <= SWALLOWS_HALF).any())
-    low = bounds(program.graph, program.known, mask.term.value)[0]
     # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
-    return low not in (FINITE[0], -math.inf) and low * mask.scale.number <= SWALLOWS_HALF
+    low = bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0]
+    return low != -math.inf and low * mask.scale.number <= SWALLOWS_HALF
 
 
 def _largest(mask: Mask) -> float:

@@ -14,18 +14,26 @@ from fuser.masks.meaning import hides, paired, same
 from fuser.reading.program import Miss, Program, Term, seen_through
 
 
-def zeroed(program: Program, masks: Sequence[Mask], zeros: Sequence[Mask], at: Node) -> tuple[tuple[Mask, ...], bool]:
+OTHER = {
+    "times": "the weights are multiplied by an array after the softmax (dropout, or a second mask)",
+    "keep": "the weights are masked after the softmax, by another mask than the scores",
+}
+
+
+def zeroed(
+    program: Program, masks: Sequence[Mask], zeros: Sequence[tuple[Mask, Node]]
+) -> tuple[tuple[Mask, ...], bool]:
     """`masks` on the scores that mean the same without `zeros` on the weights, and whether NaN weights become zeros.
 
     A mask that keeps the same keys as one on the scores changes nothing, unless a row sees no key: there it makes zeros
-    of whatever the fill had made. Raises `Miss` at node `at` for any other.
+    of whatever the fill had made. Raises `Miss` for any other, at the node given with it.
     """
     steps = paired(program, masks)
     guarded = False
-    for zero in zeros:
+    for zero, at in zeros:
         place = next((i for i, mask in enumerate(steps) if mask.kind == "keep" and _alike(program, mask, zero)), None)
         if place is None:
-            raise Miss("the weights are masked after the softmax, by another mask than the scores", at)
+            raise Miss(OTHER[zero.kind], at)
         others = [mask for i, mask in enumerate(steps) if i != place]
         if not steps[place].fill <= (SURE if others else VANISHES):
             raise Miss(f"masked scores are set to {steps[place].fill:g}, which leaves them weight", at)

@@ -57,7 +57,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     if len({(size_of(each.width), each.guarded, each.value.dtype, each.zeros) for each in after}) > 1:
         raise Miss("the weights are used with other values too, as a gradient uses them", after[1].output.node)
     if after[0].zeros:
-        hidden, zeros = zeroed(program, before.masks, after[0].zeros, softmax.node)
+        hidden, zeros = zeroed(program, before.masks, after[0].zeros)
         before = replace(before, masks=hidden)
         after = [replace(each, guarded=each.guarded or zeros) for each in after]
     roles = _roles(program, before, after, dims)
@@ -86,7 +86,9 @@ def attention(program: Program, softmax: Softmax) -> Attention:
 def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Miss) -> Miss:
     """The reason to give when a side is missing: with one side there, it is an attention that cannot be fused."""
     if isinstance(before, Miss):
-        before.attention = not isinstance(after, Miss) or program.of_activations(before.at)
+        # scores of weights alone are a router's or a classifier's, whatever the softmax is multiplied with
+        routed = before.at in program.fed and not program.of_activations(before.at)
+        before.attention = not routed and (not isinstance(after, Miss) or program.of_activations(before.at))
         return before
     assert isinstance(after, Miss)
     after.attention = not any(_is_linear(program, product.key) for product in before.products)

@@ -265,7 +265,11 @@ def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]
             return None
     key = joined(keys, cursor.keys)
     scale, values = cursor.scale.over(first.scale), tuple(value for part in parts for value in part.values)
-    return replace(first, key=key, scale=scale, values=(cursor.value, *values)) if key is not None else None
+    if key is None:
+        return None
+    # an axis along which some piece varies (a block of the keys, say) is none of the queries alone
+    rows = tuple(axis for axis in axes_of([first.rows]) if axis not in key.axes)
+    return replace(first, key=key, scale=scale, rows=rows, values=(cursor.value, *values))
 
 
 def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool) -> Scores:

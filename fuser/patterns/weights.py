@@ -54,8 +54,8 @@ class Walk:
     number: float = 1.0
     """What the weights were multiplied with."""
     steps: tuple[Step, ...] = ()
-    zeros: tuple[Mask, ...] = ()
-    """Masks that set weights of some keys to zero."""
+    zeros: tuple[tuple[Mask, Node], ...] = ()
+    """Masks that set weights of some keys to zero, and the nodes that apply them."""
     seen: tuple[Value, ...] = ()
     start: int | None = None
     """Of the weights of some of the keys only: where these begin among all."""
@@ -131,7 +131,7 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
             kind: Literal["multiply", "divide"] = "multiply" if node.op == "Multiply" else "divide"
             return replace(step, steps=(*walk.steps, Step(kind, term)))
         if node.op == "Multiply" and _is_mask(program, term):
-            return replace(step, zeros=(*walk.zeros, Mask("times", term)))
+            return replace(step, zeros=(*walk.zeros, (Mask("times", term), node)))
         if node.op == "Multiply":
             return product(program, walk, node, place)
     raise walk.miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node)
@@ -154,7 +154,7 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     if number == 0 and term.axes.isdisjoint(axes_of([step.keys])):
         return replace(step, steps=(*step.steps, Step("keep", term, inverted=inverted)))
     if number == 0:
-        return replace(step, zeros=(*step.zeros, Mask("keep", term, inverted=inverted)))
+        return replace(step, zeros=(*step.zeros, (Mask("keep", term, inverted=inverted), step.value.node)))
     raise step.miss(WHY["Select"], step.value.node)
 
 

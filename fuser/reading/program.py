@@ -69,8 +69,8 @@ class Program:
         if steps == 0 or one.op in OWN or (left.index, one.outputs) != (right.index, other.outputs):
             return False
         if one.op == "Constant" == other.op:
-            known = self.known.array(left), self.known.array(right)
-            return known[0] is not None and known[1] is not None and np.array_equal(*known)
+            here, there = self.known.array(left), self.known.array(right)
+            return here is not None and there is not None and np.array_equal(here, there)
         pairs = self.operands(left), self.operands(right)
         return (
             (one.op, one.arguments) == (other.op, other.arguments)

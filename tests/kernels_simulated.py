@@ -1,0 +1,165 @@
+"""A GPU of one core: the kernels' sources for Metal and CUDA, compiled by the host's C++ compiler, each lane a fiber.
+
+The lanes of a threadgroup run in turn, from one exchange of numbers between neighbours to the next, which is how a
+simdgroup (a warp) runs them. What the languages add to C++, and the kernels use, is defined here in a few lines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from fuser.kernels import flash_gpu, host
+
+FIBERS = r"""
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <ucontext.h>
+#include <vector>
+
+static struct { int x, y; } worker_at, group_at;
+static const int MOST = 128;
+static ucontext_t lanes[MOST], home;
+static float slots[2][MOST];
+static int exchanges[MOST], here, count;
+static void (*work)();
+
+static float exchanged(float x, int step) {
+    const int me = here, side = exchanges[me]++ & 1;
+    slots[side][me] = x;
+    here = (me + 1) % count;
+    swapcontext(&lanes[me], &lanes[here]);
+    here = worker_at.x = me;
+    return slots[side][me ^ step];
+}
+
+static void enter(int lane) {
+    here = worker_at.x = lane;
+    work();
+}
+
+static void run_grid(void (*each)(), int blocks, int groups, int threads) {
+    std::vector<char> stacks(threads << 18);
+    work = each, count = threads;
+    for (group_at.y = 0; group_at.y < groups; group_at.y++)
+        for (group_at.x = 0; group_at.x < blocks; group_at.x++) {
+            for (int lane = 0; lane < threads; lane++) {
+                getcontext(&lanes[lane]);
+                lanes[lane].uc_stack.ss_sp = stacks.data() + ((size_t)lane << 18);
+                lanes[lane].uc_stack.ss_size = 1 << 18;
+                lanes[lane].uc_link = lane + 1 < threads ? &lanes[lane + 1] : &home;
+                makecontext(&lanes[lane], (void (*)())enter, 1, lane);
+                exchanges[lane] = 0;
+            }
+            swapcontext(&home, &lanes[0]);
+        }
+}
+"""
+SHIMS = {
+    "metal": r"""
+#define thread
+#define thread_position_in_threadgroup worker_at
+#define threadgroup_position_in_grid group_at
+typedef unsigned short ushort;
+namespace metal { namespace precise { using std::exp; using std::tanh; } }
+static float simd_shuffle_xor(float x, ushort step) { return exchanged(x, step); }
+""",
+    "cuda": r"""
+#define __device__
+#define threadIdx worker_at
+#define blockIdx group_at
+static float __shfl_xor_sync(unsigned, float x, int step) { return exchanged(x, step); }
+""",
+}
+NAMES = {mx.float32: "float", mx.float16: "_Float16"}
+# every warning but those about the GPUs' own pragmas is an error
+FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-pass-failed")
+ARRAYS = ("in_mask", "in_sinks", "in_slopes")
+
+
+def has_halves(compiler: str) -> bool:
+    """Whether the compiler has a type for float16."""
+    command = [compiler, "-x", "c++", "-fsyntax-only", "-"]
+    return subprocess.run(command, input=b"_Float16 x;", capture_output=True, check=False).returncode == 0
+
+
+def kernel(where: str, folder: Path) -> Callable[..., Callable[..., Any]]:
+    """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`."""
+
+    def made(_: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., Any]:
+        given = (mask, sinks, slopes)
+
+        def run(
+            inputs: Sequence[mx.array],
+            template: Sequence[tuple[str, Any]],
+            grid: tuple[int, int, int],
+            threadgroup: tuple[int, int, int],
+            output_shapes: Sequence[tuple[int, ...]],
+            output_dtypes: Sequence[mx.Dtype],
+        ) -> list[mx.array]:
+            arrays = [np.array(each) for each in inputs]
+            out = np.full(output_shapes[0], np.nan, arrays[0].dtype)
+            library = ctypes.CDLL(str(built(where, given, dict(template), folder)))
+            pointers = (ctypes.c_void_p * (len(arrays) + 1))(*(each.ctypes.data for each in (*arrays, out)))
+            library.run(pointers, grid[0] // threadgroup[0], grid[1], threadgroup[0])
+            return [mx.array(out)]
+
+        return run
+
+    return made
+
+
+def built(where: str, given: tuple[bool, bool, bool], template: dict[str, Any], folder: Path) -> Path:
+    """The shared library for a choice of arrays and template arguments."""
+    text = source(where, given, template)
+    path = folder / f"{where}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        code, found = path.with_suffix(".cpp"), host.compiler()
+        assert found is not None
+        code.write_text(text)
+        command = [found, *FLAGS, str(code), "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return path
+
+
+def source(where: str, given: tuple[bool, bool, bool], template: dict[str, Any]) -> str:
+    """The kernel as MLX puts it together (template arguments as constants), and what runs it over a grid."""
+    header = flash_gpu.METAL.replace("#include <metal_stdlib>", "") if where == "metal" else flash_gpu.CUDA
+    half = NAMES[template["T"]]
+    types = {"in_mask": "uint8_t" if template["MASK_KIND"] == 1 else "float"}
+    rest = [name for name, there in zip(ARRAYS, given, strict=True) if there]
+    parameters = [(half, "in_q"), (half, "in_k"), (half, "in_v"), ("int", "sizes"), ("float", "numbers")]
+    parameters += [(types.get(name, "float"), name) for name in rest]
+    constants = [
+        f"constexpr {'bool' if name.startswith('HAS') else 'int'} {name} = {int(value)};"
+        for name, value in template.items()
+        if name != "T"
+    ]
+    bound = [f"auto {name} = (const {type} *)pointers[{n}];" for n, (type, name) in enumerate(parameters)]
+    lines = [
+        FIBERS,
+        SHIMS[where],
+        header,
+        f"typedef {half} T;",
+        *constants,
+        "static void **pointers;",
+        "static void attention() {",
+        *bound,
+        f"auto given = (T *)pointers[{len(parameters)}];",
+        flash_gpu.source(where, *given),
+        "}",
+        'extern "C" void run(void **given, int blocks, int groups, int threads) {',
+        "pointers = given;",
+        "run_grid(attention, blocks, groups, threads);",
+        "}",
+    ]
+    return "\n".join(lines)

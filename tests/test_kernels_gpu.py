@@ -1,0 +1,80 @@
+"""Our kernel's sources for Metal and CUDA, every line of them run on the host, a fiber for each lane."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from fuser.kernels import flash_gpu, host
+from tests.kernels_reference import reference
+from tests.kernels_simulated import has_halves, kernel
+
+RNG = np.random.default_rng(11)
+COMPILER = host.compiler()
+pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="no C++ compiler with fibers")
+
+
+def normal(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(autouse=True)
+def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a threadgroup of two rows or four is as good as one of many
+    monkeypatch.setattr(flash_gpu, "THREADS", 8)
+
+
+def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dtype, **options: Any) -> None:
+    arrays = [mx.array(normal(*shape)).astype(dtype) for shape in shapes]
+    given: dict[str, Any] = {
+        name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flash_gpu, "kernel", kernel(where, folder))
+        found = np.array(flash_gpu.attend(arrays[0], arrays[1], arrays[2], scale=0.2, **given).astype(mx.float32))
+    empty = options.pop("empty", 0.0)
+    wanted = reference(*(np.array(array.astype(mx.float32)) for array in arrays), scale=0.2, **options)
+    hidden = np.isnan(found)
+    assert np.isnan(empty) == hidden.any() and (wanted[hidden] == 0).all()
+    rounding = 2.0**-11 * np.abs(wanted) if dtype == mx.float16 else 0
+    error = np.where(hidden, 0, np.abs(found - wanted)) - rounding
+    assert error.max() <= (1e-3 if dtype == mx.float16 else 2e-6) * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("where", ["metal", "cuda"])
+def test_whole_rows(where: str, folder: Path) -> None:
+    shapes: list[tuple[int, ...]] = [(2, 4, 5, 64), (2, 2, 21, 64), (2, 2, 21, 64)]
+    check(where, folder, shapes, mx.float32)
+    check(where, folder, shapes, mx.float32, ahead=0)
+    check(where, folder, shapes, mx.float32, ahead=2, behind=3)
+    # more queries than keys: the first rows see none
+    check(where, folder, [(1, 2, 9, 64), (1, 1, 4, 64), (1, 1, 4, 64)], mx.float32, ahead=0, empty=np.nan)
+
+
+@pytest.mark.parametrize("where", ["metal", "cuda"])
+def test_everything_at_once(where: str, folder: Path) -> None:
+    shapes: list[tuple[int, ...]] = [(2, 4, 7, 70), (2, 2, 19, 70), (2, 2, 19, 43)]
+    more: dict[str, Any] = {"sinks": normal(4), "slopes": -0.1 * np.arange(1, 5, dtype=np.float32), "softcap": 5.0}
+    check(where, folder, shapes, mx.float32, mask=normal(2, 1, 7, 19), ahead=1, behind=9, **more)
+    check(where, folder, shapes, mx.float32, mask=normal(4, 1, 19), folded=True, **more)
+
+
+@pytest.mark.parametrize("where", ["metal", "cuda"])
+def test_half_types_and_hidden_keys(where: str, folder: Path) -> None:
+    if COMPILER is None or not has_halves(COMPILER):
+        pytest.skip("the compiler has no float16")
+    shapes: list[tuple[int, ...]] = [(1, 2, 3, 256), (1, 1, 18, 256), (1, 1, 18, 256)]
+    keep = RNG.random((1, 2, 3, 18)) > 0.4
+    keep[0, 1, 2] = False
+    check(where, folder, shapes, mx.float16, mask=keep)
+    check(where, folder, shapes, mx.float16, mask=keep, empty=np.nan)
