@@ -18,7 +18,7 @@ from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import factors
-from fuser.reading.program import IDENTITIES, Miss, backwards, is_float, seen_through
+from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, seen_through
 from fuser.reading.softmax import is_shift
 from fuser.regions import Cap, Product
 
@@ -254,11 +254,14 @@ def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
 def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]) -> Product | None:
     # one key alone has no axis by which it could be told from the queries
     first = next((part for part, column in zip(parts, columns, strict=True) if column), parts[0])
+    source = _source(cursor, first.query)
     keys: list[tuple[Operand, Dim]] = []
     for part, column in zip(parts, columns, strict=True):
         for query, key in ((part.query, part.key), *(((part.key, part.query),) if not column else ())):
-            names = translation(query.dims, first.query.dims)
-            if names is not None and (replace(query, dims=first.query.dims), part.scale) == (first.query, first.scale):
+            own = _source(cursor, query)
+            names = translation(own.dims, source.dims)
+            alike = (query.dtype, query.number, part.scale) == (first.query.dtype, first.query.number, first.scale)
+            if own.value == source.value and names is not None and alike:
                 keys.append((translated(key, names), column))
                 break
         else:
@@ -270,6 +273,10 @@ def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]
     # an axis along which some piece varies (a block of the keys, say) is none of the queries alone
     rows = tuple(axis for axis in axes_of([first.rows]) if axis not in key.axes)
     return replace(first, key=key, scale=scale, rows=rows, values=(cursor.value, *values))
+
+
+def _source(cursor: Cursor, query: Operand) -> Term:
+    return seen_through(cursor.program, query.value, query.dims)
 
 
 def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool) -> Scores:
