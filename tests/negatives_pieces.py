@@ -8,6 +8,7 @@ from tests.negatives_base import ROOT, N
 from tests.spellings_base import K, Q, T, args, sm
 from tests.spellings_pieces import TWO, both, cut, joined
 
+FOURS = args((4, 4, 5, 8), (4, 4, 7, 8), (4, 4, 7, 8), (4, 4, 3, 8), (4, 4, 3, 8))
 CUT = "slice|piece"
 PIECE = "piece"
 
@@ -18,6 +19,20 @@ def two(q, k, c, left=ROOT, right=ROOT):
 
 NEGATIVES = [
     N("pieces of two scales", lambda q, k, v, c, w: cut(sm(two(q, k, c, right=0.5)), v, w), PIECE, TWO, both),
+    N(
+        "pieces of the queries and of their transpose",
+        lambda q, k, v, c, w: cut(sm(mx.concatenate([q @ T(k) * ROOT, q.swapaxes(0, 1) @ T(c) * ROOT], -1)), v, w),
+        PIECE,
+        FOURS,
+        both,
+    ),
+    N(
+        "products transposed against each other",
+        lambda q, k, v, c, w: (lambda p: p[..., :7] @ v + (p[..., 7:] @ w).swapaxes(0, 1))(sm(joined(q, k, c))),
+        CUT,
+        FOURS,
+        both,
+    ),
     N(
         "pieces of two queries",
         lambda q, k, v, c, w: cut(sm(mx.concatenate([q @ T(k) * ROOT, (q * q) @ T(c) * ROOT], -1)), v, w),

@@ -259,7 +259,7 @@ def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]
     for part, column in zip(parts, columns, strict=True):
         for query, key in ((part.query, part.key), *(((part.key, part.query),) if not column else ())):
             own = _source(cursor, query)
-            names = translation(own.dims, source.dims)
+            names = translation(own.dims, source.dims, part.depth)
             alike = (query.dtype, query.number, part.scale) == (first.query.dtype, first.query.number, first.scale)
             if own.value == source.value and names is not None and alike:
                 keys.append((translated(key, names), column))

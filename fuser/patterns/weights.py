@@ -238,7 +238,7 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
     for here in onwards(program, left):
         for node, place in program.graph.users(here.output):
             there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
-            names = translation(there.dims, here.dims) if there is not None else None
+            names = translation(there.dims, here.dims, there.width) if there is not None else None
             if there is None or names is None or (here.number, here.steps) != (there.number, there.steps):
                 continue
             moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)

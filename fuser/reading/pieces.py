@@ -9,12 +9,16 @@ from fuser.reading.axes import Axis, Dim, Dims, axes_of
 from fuser.reading.operands import Operand
 
 
-def translation(dims: Dims, wanted: Dims) -> dict[Axis, Axis] | None:
-    """Which axis of `wanted` each of `dims` stands for, when both describe one array; None when they cut it apart."""
-    here, there = axes_of(dims), axes_of(wanted)
+def translation(dims: Dims, wanted: Dims, own: Dim) -> dict[Axis, Axis] | None:
+    """Which axes of `wanted` the axes `own` of `dims` stand for, when both describe one array.
+
+    None when they cut it apart, or when any other axis is not the same in both.
+    """
+    here, there, own = axes_of(dims), axes_of(wanted), axes_of([own])
     if [axis.size for axis in here] != [axis.size for axis in there]:
         return None
-    return dict(zip(here, there, strict=True))
+    pairs = list(zip(here, there, strict=True))
+    return dict(pairs) if all(one == other for one, other in pairs if one not in own) else None
 
 
 def translated(operand: Operand, names: Mapping[Axis, Axis]) -> Operand:
