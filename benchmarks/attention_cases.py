@@ -27,6 +27,8 @@ class Case:
     dtype: mx.Dtype = mx.float16
     causal: bool = False
     softcap: float = 0.0
+    window: int = 0
+    """So many keys, itself the last, are all that a query of a causal case sees."""
 
     @property
     def scale(self) -> float:
@@ -60,7 +62,10 @@ class Case:
             scores = mx.tanh(scores / self.softcap) * self.softcap
         if self.causal:
             rows, columns = self.queries, self.keys
-            keep = mx.arange(columns)[None] <= mx.arange(rows)[:, None] + (columns - rows)
+            place = mx.arange(rows)[:, None] + (columns - rows)
+            keep = mx.arange(columns)[None] <= place
+            if self.window:
+                keep = mx.logical_and(keep, mx.arange(columns)[None] > place - self.window)
             scores = mx.where(keep, scores, mx.array(-math.inf, scores.dtype))
         return mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype) @ v
 
@@ -99,9 +104,17 @@ def peak(run: Callable[..., mx.array], arrays: list[mx.array]) -> int:
 
 
 def timed(
-    runs: Sequence[Callable[..., mx.array] | None], arrays: list[mx.array], seconds: float = 2.0, most: int = 60
+    runs: Sequence[Callable[..., mx.array] | None],
+    arrays: list[mx.array],
+    seconds: float = 2.0,
+    most: int = 60,
+    calls: int = 1,
 ) -> list[float]:
-    """The median time of a call of each in milliseconds; they take turns, and turns at being first."""
+    """The median time of a call of each in milliseconds; they take turns, and turns at being first.
+
+    Each turn is so many `calls`, one after the other without waiting, so that what a call costs the processor is hidden
+    behind the work of the one before, as it is in a program that goes on.
+    """
     times: list[list[float]] = [[] for _ in runs]
     for run in runs:
         for _ in range(3 if run else 0):
@@ -112,8 +125,10 @@ def timed(
         for place in [*range(first, len(runs)), *range(first)]:
             run, found = runs[place], times[place]
             before = time.perf_counter()
+            for _ in range(calls - 1):
+                mx.async_eval(run(*arrays) if run else [])
             mx.eval(run(*arrays) if run else [])
-            found.append(time.perf_counter() - before)
+            found.append((time.perf_counter() - before) / calls)
     return [statistics.median(found) * 1e3 if run else math.nan for run, found in zip(runs, times, strict=True)]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import fuser
 from benchmarks.attention_cases import Case, difference
 from fuser.kernels import blocks, host
+from fuser.kernels.bands import FAR
 
 try:
     import torch
@@ -41,6 +42,7 @@ CASES = (
     Case("1x16/4x1x4096x128 (decode)", 1, 16, 4, 1, 4096, 128, F),
     Case("1x8/4x1024x256 softcap, causal", 1, 8, 4, 1024, 1024, 256, F, True, 50.0),
     Case("1x4x4096x64 causal", 1, 4, 4, 4096, 4096, 64, F, True),
+    Case("1x4x4096x64, window of 256", 1, 4, 4, 4096, 4096, 64, F, True, window=256),
 )
 
 
@@ -52,10 +54,16 @@ def ways(case: Case, arrays: list[mx.array]) -> dict[str, Callable[[], Any]]:
         "naive": lambda: mx.eval(case.naive(*arrays)),
         "ours": lambda: mx.eval(fast(*arrays)),
         "numpy": lambda: blocks.attend(
-            q, k, v, scale=case.scale, softcap=case.softcap, ahead=0 if case.causal else host.FAR
+            q,
+            k,
+            v,
+            scale=case.scale,
+            softcap=case.softcap,
+            ahead=0 if case.causal else FAR,
+            behind=case.window - 1 if case.window else FAR,
         ),
     }
-    if torch is not None and not case.softcap:
+    if torch is not None and not case.softcap and not case.window:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         tensors = [torch.from_numpy(each) for each in (q, k, v)]
         found["torch"] = lambda: torch.nn.functional.scaled_dot_product_attention(

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import mlx.core as mx
 
 from benchmarks.attention_cases import Case, difference, peak, timed
-from fuser.kernels import own
+from fuser.kernels import flash_gpu, own
+from fuser.kernels.admission import HALVES, backend
+from fuser.kernels.bands import FAR
 
 BRAIN, HALF = mx.bfloat16, mx.float16
 CASES = (
@@ -30,22 +33,29 @@ CASES = (
 
 def main() -> None:
     """Measure and print a table in Markdown."""
-    print("| case | naive | mx.compile | our kernel | MLX's kernel | peak | TFLOP/s | error |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"{mx.device_info().get('device_name', 'GPU')}, MLX {version('mlx')}")
+    print("| case | naive | mx.compile | our kernel | on tensor cores | MLX's kernel | peak | TFLOP/s | error |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for case in CASES:
         arrays = case.arrays()
 
         def ours(q: mx.array, k: mx.array, v: mx.array, case: Case = case) -> mx.array:
-            ahead = 0 if case.causal else 1 << 30
+            ahead = 0 if case.causal else FAR
             return own.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead)
 
+        def cores(q: mx.array, k: mx.array, v: mx.array, case: Case = case) -> mx.array:
+            ahead = 0 if case.causal else FAR
+            return flash_gpu.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead, cores=True)
+
         hand = None if case.softcap else case.by_hand
-        numbers = timed([case.naive, mx.compile(case.naive), ours, hand], arrays)
+        half = cores if case.dtype in HALVES and backend() == "cuda" else None
+        numbers = timed([case.naive, mx.compile(case.naive), ours, half, hand], arrays)
         cells = " | ".join("" if math.isnan(cell) else f"{cell:.3f}" for cell in numbers)
         memory = f"{peak(case.naive, arrays) / 1e9:.2f} -> {peak(ours, arrays) / 1e9:.2f} GB"
-        error = difference(ours(arrays[0], arrays[1], arrays[2]), case.naive(*arrays))
+        wanted = case.naive(*arrays)
+        errors = [f"{difference(run(*arrays), wanted):.1e}" for run in (ours, half) if run is not None]
         rate = case.flops / (2 if case.causal else 1) / numbers[2] / 1e9
-        print(f"| {case.name} | {cells} | {memory} | {rate:.1f} | {error:.1e} |", flush=True)
+        print(f"| {case.name} | {cells} | {memory} | {rate:.1f} | {', '.join(errors)} |", flush=True)
     # what a call costs the processor: graph building alone
     small = Case("", 1, 2, 2, 8, 8, 64, HALF).arrays()
     q, k, v = small

@@ -2,14 +2,17 @@
 
     python benchmarks/call_cost.py [--rounds N]
 
-Calls of the two take turns in one process; a line has the medians, their difference, and their ratio. `call` is the
-call alone, which builds a lazy graph; `run` waits for the answer, too.
+Calls of the two take turns in one process; a line has what the fastest tenth took at most (other programs on the
+machine disturb it least), the difference, and the ratio. `call` is the call alone, which builds a lazy graph; `run`
+waits for the answer, too. Then 10,000 calls, whose peak memory must not grow, and the same from two threads at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -87,10 +90,10 @@ def programs() -> Iterator[Program]:
         yield Program(f"{layers} layers, weights as inputs", model, (tokens,), state)
 
 
-def median(
+def fastest(
     function: Callable[..., Any], other: Callable[..., Any], args: Any, rounds: int, wait: bool
 ) -> tuple[float, float]:
-    """Medians in microseconds of calls that take turns."""
+    """Microseconds below which a tenth of the calls stays; the two take turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(2 * rounds):
         which = number % 2
@@ -101,7 +104,39 @@ def median(
         times[which].append(time.perf_counter() - start)
         if not wait:
             mx.eval(result)
-    return statistics.median(times[0]) * 1e6, statistics.median(times[1]) * 1e6
+    ours, theirs = (statistics.quantiles(each, n=10)[0] * 1e6 for each in times)
+    return ours, theirs
+
+
+def steady(calls: int = 10_000) -> None:
+    """What memory many calls take, and whether two threads get the right answers."""
+    model, tokens = Model(2), [mx.array([[1, 2, 3, 4, 5, 6, 7, number]]) for number in range(4)]
+    wanted = [model(each) for each in tokens]
+    fast = fuser.optimize(model)
+    mx.eval(wanted, [fast(each) for each in tokens])
+    wrong: list[int] = []
+
+    def work(count: int) -> None:
+        for number in range(count):
+            which = number % len(tokens)
+            found = fast(tokens[which])
+            if number % 100 == 0 and not mx.allclose(found, wanted[which], atol=1e-4).item():
+                wrong.append(number)
+            mx.eval(found)
+
+    for name, threads in (("one thread", 1), ("two threads", 2)):
+        peaks = []
+        for count in (calls // 10, calls):
+            mx.reset_peak_memory()
+            workers = [threading.Thread(target=work, args=(count // threads,)) for _ in range(threads)]
+            for each in workers:
+                each.start()
+            for each in workers:
+                each.join()
+            peaks.append((mx.get_peak_memory() / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3))
+        (early, was), (late, now) = peaks
+        print(f"{calls} calls from {name}: MLX's peak {early:.2f} MB, then {late:.2f} MB;", end=" ")
+        print(f"the process at most {was:.0f} MB, then {now:.0f} MB; {len(wrong)} wrong answers; {fast.traces} trace")
 
 
 def main() -> None:
@@ -110,17 +145,14 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     print(f"{'':34} {'fuser':>10} {'mx.compile':>10} {'more':>8} {'ratio':>6}")
     for program in programs():
-        for fuse in (True, False):
-            # without fusing nothing is compiled, which is not what is measured against
-            if not fuse:
-                continue
-            fast = fuser.optimize(program.function)
-            mx.eval(fast(*program.args), program.compiled(*program.args))
-            for what, wait in (("call", False), ("run", True)):
-                median(fast, program.compiled, program.args, 20, wait)
-                ours, theirs = median(fast, program.compiled, program.args, rounds, wait)
-                label = f"{program.name}: {what}"
-                print(f"{label:34} {ours:8.1f}us {theirs:8.1f}us {ours - theirs:6.1f}us {ours / theirs:6.3f}")
+        fast = fuser.optimize(program.function)
+        mx.eval(fast(*program.args), program.compiled(*program.args))
+        for what, wait in (("call", False), ("run", True)):
+            fastest(fast, program.compiled, program.args, 20, wait)
+            ours, theirs = fastest(fast, program.compiled, program.args, rounds, wait)
+            label = f"{program.name}: {what}"
+            print(f"{label:34} {ours:8.1f}us {theirs:8.1f}us {ours - theirs:6.1f}us {ours / theirs:6.3f}")
+    steady()
 
 
 if __name__ == "__main__":

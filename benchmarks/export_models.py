@@ -350,6 +350,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="architectures, with commas; all by default")
     parser.add_argument("--exporters", default=",".join(EXPORTERS), help="of " + ", ".join(EXPORTERS))
     parser.add_argument("--attns", default="eager,sdpa", help="attention implementations")
+    parser.add_argument("--layers", type=int, help="so many layers instead of the recipe's: to measure times on")
     parser.add_argument("--force", action="store_true", help="write again what is there already")
     parser.add_argument("--seconds", type=int, default=300, help="limit for one export")
     options = parser.parse_args()
@@ -364,6 +365,8 @@ def main() -> int:
     for recipe in RECIPES:
         if only and recipe.name not in only:
             continue
+        layers = {key: options.layers for key in recipe.options if "layers" in key and options.layers}
+        recipe = replace(recipe, options=recipe.options | layers)
         for attn in options.attns.split(","):
             if attn not in recipe.attns:
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 import pkgutil
 import types
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
-from mlx.utils import tree_flatten, tree_unflatten
 
-LARGEST = 10_000_000
+from benchmarks.sweeping import ready
+
 LAYERS, HEADS, KEY_HEADS, WIDTH, HIDDEN = 2, 4, 2, 16, 64
 # helpers of the models, and what imports something that is not there
 NO_MODELS = {
@@ -122,6 +121,7 @@ MODELS: dict[str, dict[str, Any]] = {
         }
     },
     "glm_moe_dsa": {"rope_parameters": {"rope_theta": 10000.0}},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "hunyuan": {"rope_scaling": {"alpha": 1000.0, "factor": 1.0, "type": "dynamic"}, "cla_share_factor": 2},
     "jamba": {"layers_block_type": ["mamba", "attention"]},
     "kimi_k3": {"text_config": {"linear_attn_config": KDA}, "linear_attn_config": KDA},
@@ -150,6 +150,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "ministral3": {"rope_parameters": YARN},
     "mistral4": {"rope_parameters": YARN},
     "mistral3": {"text_config": {"rope_parameters": YARN}},
+    "muse_spark": {
+        "text_config": {
+            "rope_parameters": {"rope_theta": 10000.0},
+            "layer_rope_theta": [10000.0, 0],
+            "layer_types": MIXED,
+            "mlp_layer_types": None,
+            "num_shared_experts": 0,
+            "moe_hidden_size": 64,
+        },
+    },
     "nemotron-nas": {
         "block_configs": [
             {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 1.0}},
@@ -158,11 +168,22 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "nemotron_h": {"hybrid_override_pattern": ["M", "*", "E"]},
     "olmo3": {"layer_types": MIXED},
+    "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "openelm": {
         "num_query_heads": [4, 4],
         "num_kv_heads": [2, 2],
         "ffn_multipliers": [1.0, 2.0],
         "ffn_dim_divisor": 16,
+    },
+    "prism_hadamard_qwen35": {
+        "schema_version": 1,
+        "tensor_namespace": "mlx-lm-text",
+        "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+        "modules": [
+            {"path": "model.embed_tokens", "embedding": True, "dtype": "float16", "block": 512},
+            {"path": "model.layers.1.self_attn.q_proj", "embedding": False, "dtype": "float16", "block": 512},
+        ],
+        "text_config": {"hidden_size": 512, "full_attention_interval": 2},
     },
     "qwen3_5_moe": {
         "text_config": {
@@ -197,7 +218,7 @@ def arguments(name: str) -> dict[str, Any]:
             if isinstance(each, types.ModuleType) and hasattr(each, "ModelArgs")
         ]
         kinds += [each for each in vars(module).values() if _is_other(each, module.ModelArgs)]
-        if kinds:
+        if kinds and not issubclass(module.ModelArgs, tuple(kinds)):
             config["text_config"] = _arguments(kinds[0], kinds[0].__module__.rpartition(".")[2])
         else:
             # the model is another's, with other weights
@@ -239,22 +260,4 @@ def build(name: str, seed: int = 0) -> nn.Module:
     module = importlib.import_module(f"mlx_lm.models.{name}")
     config = arguments(name)
     args = module.ModelArgs.from_dict(config) if hasattr(module.ModelArgs, "from_dict") else module.ModelArgs(**config)
-    model: nn.Module = module.Model(args)
-    size = sum(array.size for _, array in tree_flatten(model.parameters()))
-    if size > LARGEST:
-        raise ValueError(f"{name} is not tiny: {size} parameters")
-    weights = []
-    for path, array in tree_flatten(model.parameters()):
-        # zeros, as some weights begin, would hide what is computed with them
-        if mx.issubdtype(array.dtype, mx.floating) and array.size and not mx.any(array).item():
-            array = mx.random.normal(array.shape, scale=0.1).astype(array.dtype)
-        weights.append((path, array))
-    model.update(tree_unflatten(weights))
-    model.eval()
-    mx.eval(model.parameters())
-    return model
-
-
-def takes_cache(model: nn.Module) -> bool:
-    """Whether the model can be called with a cache."""
-    return "cache" in inspect.signature(type(model).__call__).parameters
+    return ready(module.Model(args), name)

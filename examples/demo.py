@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fuser
-from fuser.cli_report import console, show_report
+from fuser.cli_report import console
 from fuser.report_text import amount, heads_of
 
 MODELS = Path(__file__).parent / "models"
@@ -90,7 +90,7 @@ def exports(out: Console) -> list[str]:
     out.print(every({name: report for name, report in reports.items() if name != REFUSED}))
     for title, name in (("One report in full", SHOWN), ("What cannot be fused says why", REFUSED)):
         heading(out, title)
-        show_report(out, replace(reports[name], program=f"examples/models/{name}/model.onnx"))
+        out.print(replace(reports[name], program=f"examples/models/{name}/model.onnx"))
     return problems
 
 
@@ -144,7 +144,7 @@ def decoder(out: Console) -> list[str]:
     fast = fuser.optimize(model)
     verification = fuser.verify(model, tokens)
     fast(tokens)
-    show_report(out, fast.report)
+    out.print(fast.report)
 
     programs: dict[str, Callable[[mx.array], mx.array]] = {
         "as written": model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -13,19 +14,22 @@ import mlx.nn as nn
 
 from fuser.frontends.trees import Variables, is_ours, is_small
 
-_COMPILED = type(mx.compile(lambda x: x))
+_COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
+_NOT_THEIRS = sys.stdlib_module_names | {"mlx", "fuser", "numpy"}
 
 
 def captures(fn: Any) -> list[Any]:
     """The roots of the state of `fn`: what it may read or change besides its arguments, as containers."""
     roots: dict[int, Any] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}
+    names: dict[str, None] = {"__call__": None}
+    kinds: dict[type, None] = {}
     stack = [fn]
     while stack:
         each = stack.pop()
         if id(each) in seen:
             continue
-        seen.add(id(each))
+        seen[id(each)] = each
         if is_ours(type(each)):
             # an optimized function brings along what the original does
             stack += filter(None, [getattr(each, "original", None)])
@@ -34,47 +38,61 @@ def captures(fn: Any) -> list[Any]:
                 # a transformation of MLX: what it wraps is in its closure
                 held = [cell.cell_contents for cell in each.__closure__ or () if _filled(cell)]
                 roots.update((id(value), value) for value in held if isinstance(value, nn.Module))
+                stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
             else:
                 variables = _variables(each)
                 roots[id(variables)] = variables
+                names |= dict.fromkeys(_names(each.__code__))
                 defaults = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
                 roots.update((id(value), value) for value in defaults if isinstance(value, dict | list))
-                held = [*variables.values(), *defaults]
-            stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
+                stack += filter(_followed, [*variables.values(), *defaults])
         elif isinstance(each, functools.partial):
             parts = [each.func, *each.args, *each.keywords.values()]
             roots.update((id(part), part) for part in parts if not _is_function(part))
-            stack += filter(_is_function, parts)
+            stack += filter(_followed, parts)
         elif isinstance(each, types.MethodType):
             roots[id(each.__self__)] = each.__self__
             if not isinstance(each.__self__, nn.Module):
-                stack.append(each.__func__)
+                stack += filter(_followed, [each.__func__, each.__self__])
         elif isinstance(each, _COMPILED):
             # MLX does not tell what it has wrapped; the garbage collector does
-            parts = [part for part in gc.get_referents(each) if part is not _COMPILED]
+            parts = [part for part in gc.get_referents(each) if part not in _COMPILED]
             roots.update((id(part), part) for part in parts if isinstance(part, dict | list | tuple | nn.Module))
-            stack += filter(_is_function, parts)
+            stack += filter(_followed, parts)
         elif isinstance(each, nn.Module):
             roots[id(each)] = each
-            kinds = dict.fromkeys(type(module) for _, module in paths_of(each))
-            stack += [method for kind in kinds for method in _methods(kind)]
-        elif hasattr(each, "__dict__") and callable(each) and not isinstance(each, type):
-            roots[id(each)] = each
-            stack.append(type(each).__call__)
+            for _, module in paths_of(each):
+                kinds[type(module)] = None
+                stack += filter(_is_function, (*vars(module).values(), *module.values()))
+        elif isinstance(each, list | tuple | dict):
+            stack += filter(_followed, each.values() if isinstance(each, dict) else each)
+        elif hasattr(each, "__dict__") and not isinstance(each, type):
+            if callable(each):
+                roots[id(each)] = each
+            kinds[type(each)] = None
+            stack += filter(_followed, vars(each).values())
+        if not stack:
+            stack = [each for kind in kinds for each in _methods(kind, names) if id(each) not in seen]
     return list(roots.values())
 
 
-def _methods(kind: type) -> list[Any]:
-    """The functions of a module's class that a call of it may reach, but for MLX's own."""
-    found: dict[str, Any] = {}
-    names = ["__call__"]
-    while names:
-        name = names.pop()
-        method = getattr(kind, name, None)
-        if name not in found and isinstance(method, types.FunctionType) and not is_mlx(method):
-            found[name] = method
-            names += method.__code__.co_names
-    return list(found.values())
+def _followed(value: Any) -> bool:
+    """Whether a function may be reached through `value`."""
+    if _is_function(value) or isinstance(value, nn.Module | list | tuple | dict):
+        return True
+    kinds = (type, types.ModuleType, mx.array)
+    return hasattr(value, "__dict__") and not isinstance(value, kinds) and is_small(value)
+
+
+def _methods(kind: type, names: dict[str, None]) -> Iterator[types.FunctionType]:
+    """The functions of these names in a class of the program's, not of MLX's or Python's own."""
+    for base in kind.__mro__:
+        if base.__module__.split(".")[0] not in _NOT_THEIRS:
+            for name in names.keys() & base.__dict__.keys():
+                method = base.__dict__[name]
+                method = getattr(method, "fget", None) or getattr(method, "__func__", method)
+                if isinstance(method, types.FunctionType) and not is_mlx(method):
+                    yield method
 
 
 def is_mlx(function: types.FunctionType) -> bool:
@@ -83,7 +101,7 @@ def is_mlx(function: types.FunctionType) -> bool:
 
 
 def _is_function(value: Any) -> bool:
-    kinds = types.FunctionType | types.MethodType | functools.partial | _COMPILED
+    kinds = (types.FunctionType, types.MethodType, functools.partial, *_COMPILED)
     return isinstance(value, kinds) or hasattr(type(value), "original")
 
 
@@ -157,7 +175,7 @@ def paths_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _looked_into(value: Any) -> bool:
-    kinds = type | types.ModuleType | types.FunctionType | _COMPILED
+    kinds = (type, types.ModuleType, types.FunctionType, *_COMPILED)
     return hasattr(value, "__dict__") and not isinstance(value, kinds) and not is_ours(type(value)) and is_small(value)
 
 

@@ -6,7 +6,7 @@ Python's own tracing tells when a line has run; the arrays that it bound are wha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 from types import CodeType, FrameType, TracebackType
@@ -14,10 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from fuser.frontends.marks import mark
+from fuser.frontends.marks import handles, mark
 from fuser.frontends.modules import Depth, arrays_of
 
 _OURS = ("mlx", "fuser")
+# what stands between a user's line and MLX while a program is traced
+_BETWEEN = ("fuser.frontends.lines", "fuser.frontends.modules", "fuser.frontends.stand_ins")
 
 
 class Watch:
@@ -57,11 +59,14 @@ def marked_lines(depth: Depth) -> Iterator[Watch]:
 class _Lines:
     def __init__(self, frame: FrameType, depth: Depth, watch: Watch) -> None:
         self._watch = watch
-        self.wanted = depth.calls == 0 and not frame.f_code.co_name.startswith("<")
-        self._line = frame.f_lineno
+        name = frame.f_code.co_name
+        self.wanted = depth.calls == 0 and (name == "<lambda>" or not name.startswith("<"))
+        self._name, self._line = _path_of(frame.f_code), frame.f_lineno
         self._known: dict[int, mx.array] = {}
+        # met since the last mark, as they were then: the program may update them in place
+        self._fresh: list[mx.array] = []
         if self.wanted:
-            self._known = {id(array): array for array in arrays_of(list(frame.f_locals.values()))}
+            self._meet({id(array): array for array in arrays_of(list(frame.f_locals.values()))})
 
     def on_event(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "exception":
@@ -72,11 +77,48 @@ class _Lines:
             found = [*frame.f_locals.values(), argument] if event == "return" else list(frame.f_locals.values())
             made = {id(array): array for array in arrays_of(found) if id(array) not in self._known}
             if made:
-                name = f"{frame.f_code.co_name} ({place_of(frame.f_code, self._line)})"
-                mark(name, list(self._known.values()), list(made.values()))
-                self._known.update(made)
+                place = place_of(frame.f_code, self._line)
+                mark(f"{self._name} ({place})", self._fresh, list(made.values()), source=place, within=self)
+                self._fresh.clear()
+                self._meet(made)
             self._line = frame.f_lineno
         return self.on_event
+
+    def _meet(self, arrays: dict[int, mx.array]) -> None:
+        self._known.update(arrays)
+        self._fresh.extend(handles(arrays.values()))
+
+
+def placed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which marks its result with the user's line that called it."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        place = user_place()
+        if place:
+            mark("", (), [result], source=place)
+        return result
+
+    return called
+
+
+def user_place() -> str:
+    """The user's line that runs, as `file.py:12`; nothing where it is not the user's code that called MLX."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.split(".")[0] not in _OURS:
+            return place_of(frame.f_code, frame.f_lineno)
+        if module.split(".")[0] == "fuser" and module not in _BETWEEN:
+            break
+        frame = frame.f_back
+    return ""
+
+
+def _path_of(code: CodeType) -> str:
+    # a function in a function, or of a class; Python 3.10 knows its name alone
+    path: str = getattr(code, "co_qualname", code.co_name)
+    return path.replace("<locals>.", "").removesuffix(".__call__")
 
 
 def is_read(error: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from fuser.checkpoints import check
 from fuser.errors import TraceError
 from fuser.frontends.lines import is_read, marked_lines, user_line
-from fuser.frontends.marks import Mark, collect, mark
+from fuser.frontends.marks import Mark, collect
 from fuser.frontends.modules import named_calls
 from fuser.frontends.records import Program, build
+from fuser.frontends.stand_ins import StandIns, standing_in
 from fuser.frontends.state import random_state, readable
-from fuser.ir.graph import KERNEL, Graph
+from fuser.ir.graph import CHECKPOINT, Graph
 from fuser.ir.ops import NOT_EXPORTED
 
 Function = Callable[[Sequence[mx.array]], Sequence[mx.array]]
@@ -39,6 +42,8 @@ def trace(
     inputs: Sequence[mx.array],
     names: dict[int, str] | None = None,
     modules: Sequence[nn.Module] = (),
+    *,
+    shapeless: bool = False,
 ) -> Trace:
     """The graph of `fn(inputs)`, a function from arrays to arrays.
 
@@ -46,28 +51,27 @@ def trace(
     graph, shared. Pieces of the program that mark themselves (`fuser.frontends.marks`), calls of the `modules`
     under the `names` that they have by id, and lines of plain functions give the nodes their scopes.
 
+    With `shapeless`, arrays that are broadcast to others have those as further operands, so that the graph does not
+    say to which shape.
+
     Raises `TraceError` when MLX cannot export what `fn` does (it evaluates an array, or calls a primitive that
     the export does not know); errors of `fn` itself pass through.
     """
+    if shapeless and not _traces_any_shape():
+        raise TraceError("shapeless: inside of a gradient or mx.vmap MLX traces for fixed sizes; call it outside first")
     key = random_state.get()
     if not readable(key) or not random_state.put(key):
         raise TraceError("the global random state is itself being traced by MLX")
     key = random_state.get()  # the same numbers, but another array where MLX's compilation is switched off
-    try:
-        program = _Tracer(fn, inputs, key, names or {}, list(modules))
-        try:
-            result = program.run(marked=True)
-        except _Unmarked:
-            # an array inside of a transformation that is marked cannot come out: without names, then
-            random_state.put(key)
-            result = program.run(marked=False)
-    finally:
-        random_state.put(key)
-    return result
+    return _Tracer(fn, inputs, key, names or {}, list(modules), shapeless).run()
 
 
 class _Unmarked(Exception):
     """The trace failed, and may do without marks."""
+
+
+class _Unexported(TraceError):
+    """The trace failed at a primitive that MLX does not export."""
 
 
 class _Tracer:
@@ -78,19 +82,64 @@ class _Tracer:
         key: mx.array,
         names: dict[int, str],
         modules: list[nn.Module],
+        shapeless: bool,
     ) -> None:
         self._fn, self._key, self._names, self._modules = fn, key, names, modules
+        self._shapeless = shapeless
         # only shapes and dtypes count: an argument may be updated in place, or be traced by somebody else
         self._blanks = [mx.zeros(array.shape, array.dtype) for array in inputs]
 
-    def run(self, *, marked: bool) -> Trace:
+    def run(self) -> Trace:
+        """A trace of the program as it is, or else of one in which something stands for what MLX cannot export."""
+        first: Trace | None = None
+        try:
+            first = self._blaming(StandIns(carry=False))
+            if not any(node.op == "CustomKernel" for node in first.graph.nodes):
+                return first
+        except _Unexported:
+            pass
+        try:
+            return self._blaming(StandIns(carry=True))
+        except TraceError:
+            if first is None:
+                raise
+        return first
+
+    def _blaming(self, ours: StandIns) -> Trace:
+        try:
+            return self._named(ours)
+        except (RuntimeError, ValueError) as error:
+            # MLX's own words are about what stands for a call, of which the program knows nothing
+            if not ours.pieces or "CustomKernel" not in str(error):
+                raise
+            calls = " and ".join(dict.fromkeys(map(str, ours.pieces)))
+            raise TraceError(f"MLX cannot export {calls} inside of a gradient or mx.vmap") from error
+
+    def _named(self, ours: StandIns) -> Trace:
+        # an array inside of a transformation that is marked cannot come out: without lines, then, or without names
+        for fewest in (0, 1):
+            try:
+                return self._attempt(ours, fewest)
+            except _Unmarked:
+                ours = StandIns(carry=ours.carry)
+        return self._attempt(ours, sys.maxsize)
+
+    def _attempt(self, ours: StandIns, fewest: int) -> Trace:
+        random_state.put(self._key)
+        try:
+            return self._traced(ours, fewest)
+        finally:
+            random_state.put(self._key)
+
+    def _traced(self, ours: StandIns, fewest: int) -> Trace:
+        """A trace with the marks whose names have that many letters."""
         records: list[dict[str, Any]] = []
         counts: list[int] = []
-        ours = _Ours()
+        before = random_state.get()  # not the array that was put, where MLX's compilation is switched off
         with (
             collect() as marks,
             _compile_disabled(),
-            _patched(ours),
+            standing_in(ours),
             named_calls(self._names, self._modules) as depth,
         ):
 
@@ -106,25 +155,30 @@ class _Tracer:
                 if watch.failure is not None:
                     raise TraceError(_read_message(watch.failure[0]))
                 counts.append(len(results))
-                extra = [array for each in marks for array in (*each.inputs, *each.outputs)] if marked else []
-                random = [self._key, random_state.get()]
+                marks[:] = [each for each in marks if len(each.name) >= fewest]
+                extra = [array for each in marks for array in (*each.inputs, *each.outputs)]
+                random = [before, random_state.get()]
                 return [*results, *arrays, *random, *ours.tokens.values(), *extra]
 
             try:
-                mx.export_function(records.append, program, *self._blanks)
+                mx.export_function(records.append, program, *self._blanks, shapeless=self._shapeless)
             except (RuntimeError, ValueError) as error:
-                if counts and marked and marks and "Unable to get state" not in str(error):
+                if counts and marks and "Unable to get state" not in str(error):
                     raise _Unmarked from error
                 if counts:
-                    raise TraceError(_export_message(error)) from error
+                    raise _export_error(error) from error
                 raise
-        described = Program(records, counts[0], len(self._blanks), list(ours.tokens), marks if marked else [])
+        tokens, pieces = list(ours.tokens), ours.pieces
+        described = Program(records, counts[0], len(self._blanks), tokens, pieces, marks, self._shapeless)
         try:
             graph, mutated, draws = build(described)
         except KeyError:
-            if marked and marks:
+            if marks:
                 raise _Unmarked from None
             raise TraceError("the program returns an array that belongs to a transformation inside of it") from None
+        if not marks and any(token.op == CHECKPOINT for token in ours.tokens):
+            raise TraceError("mx.checkpoint is inside of a transformation that is traced with it")
+        check(graph)
         return Trace(graph, mutated, draws)
 
 
@@ -136,13 +190,13 @@ def _read_message(where: str | None) -> str:
     )
 
 
-def _export_message(error: Exception) -> str:
+def _export_error(error: Exception) -> TraceError:
     line = str(error).strip().split("\n")[0]
     found = re.search(r"Unable to get state for primitive (\w+)", line)
     if found is None:
-        return f"MLX cannot trace the program: {line}"
+        return TraceError(f"MLX cannot trace the program: {line}")
     calls = NOT_EXPORTED.get(found[1])
-    return f"MLX cannot export the primitive {found[1]}" + (f" ({calls})" if calls else "")
+    return _Unexported(f"MLX cannot export the primitive {found[1]}" + (f" ({calls})" if calls else ""))
 
 
 @contextmanager
@@ -154,6 +208,13 @@ def _compile_disabled() -> Iterator[None]:
     finally:
         if enabled:
             mx.enable_compile()
+
+
+def _traces_any_shape() -> bool:
+    # MLX looks at the outermost transformation that is on
+    records: list[dict[str, Any]] = []
+    mx.export_function(records.append, lambda x: x + 1, mx.zeros((2,)), shapeless=True)
+    return any(record.get("name") == "Broadcast" and len(record["inputs"]) > 1 for record in records)
 
 
 def _compiles() -> bool:
@@ -169,58 +230,6 @@ def _compiles() -> bool:
     compiled(blank)
     compiled(blank)
     return len(runs) == 1
-
-
-class _Ours:
-    """Primitives that a trace leaves out or cannot hold, told by a choice between an array and itself.
-
-    MLX exports such a choice from any place, inside of `mx.vmap` and `mx.grad` too; its condition is a token, one
-    for each primitive, which is how it is known in the graph.
-    """
-
-    def __init__(self) -> None:
-        self.tokens: dict[str, mx.array] = {}
-
-    def choice(self, primitive: str, array: mx.array) -> mx.array:
-        if primitive not in self.tokens:
-            self.tokens[primitive] = mx.array(True)
-            mx.eval(self.tokens[primitive])
-        return mx.where(self.tokens[primitive], array, array)
-
-
-@contextmanager
-def _patched(ours: _Ours) -> Iterator[None]:
-    kernel, stop, contiguous = mx.fast.scaled_dot_product_attention, mx.stop_gradient, mx.contiguous
-
-    def marked(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **options: Any) -> mx.array:
-        # on a CPU the kernel's call is traced as its fallback: the mark shows it on any backend
-        result: mx.array = kernel(q, k, v, scale=scale, mask=mask, **options)
-        sinks = options.get("sinks")
-        arrays = [q, k, v, *(extra for extra in (mask, sinks) if isinstance(extra, mx.array))]
-        causal, forced = (
-            mask == "causal" if isinstance(mask, str) else False,
-            bool(options.get("force_fused", False)),
-        )
-        mark(KERNEL, arrays, [result], (float(scale), causal, sinks is not None, False, forced))
-        return result
-
-    def stopped(a: mx.array, /, **options: Any) -> mx.array:
-        # a trace leaves it out, and gradients of the graph would flow
-        return ours.choice("StopGradient", stop(a, **options))
-
-    def laid_out(a: mx.array, /, *arguments: Any, **options: Any) -> mx.array:
-        if arguments or options:
-            return contiguous(a, *arguments, **options)
-        return ours.choice("Contiguous", a)
-
-    if isinstance(kernel, type(mx.sin)):
-        # MLX's own, and not what somebody has put in its place
-        mx.fast.scaled_dot_product_attention = marked
-    mx.stop_gradient, mx.contiguous = stopped, laid_out
-    try:
-        yield
-    finally:
-        mx.fast.scaled_dot_product_attention, mx.stop_gradient, mx.contiguous = kernel, stop, contiguous
 
 
 __all__ = ["Mark", "Trace", "trace"]

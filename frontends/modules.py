@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from fuser.frontends.marks import mark
+from fuser.frontends.marks import handles, mark
 
 
 class Depth:
@@ -42,12 +42,13 @@ def _marking(call: Callable[..., Any], names: Mapping[int, str], depth: Depth) -
         name = names.get(id(self))
         if not name:
             return call(self, *args, **kwargs)
+        given = handles(arrays_of([args, kwargs]))
         depth.calls += 1
         try:
             result = call(self, *args, **kwargs)
         finally:
             depth.calls -= 1
-        mark(name, list(arrays_of([args, kwargs])), list(arrays_of(result)))
+        mark(name, given, list(arrays_of(result)))
         return result
 
     return wrapped

@@ -8,6 +8,7 @@ strings, sequences, optional values, complex128 and sparse tensors are refused, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,13 @@ import mlx.core as mx
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import TensorProto
 
 from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
 from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
 from fuser.frontends.onnx_graph import Builder, Graph, opset_versions, shape_inputs
+from fuser.frontends.onnx_order import sort, unsorted
+from fuser.frontends.onnx_pieces import Known, Narrowed, Packed, Parts, graphs_of, unpacked
 from fuser.frontends.onnx_run import Interpreter, Pool
 from fuser.frontends.onnx_types import (
     CARRIERS,
@@ -37,8 +41,8 @@ from fuser.frontends.onnx_types import (
 from fuser.frontends.onnx_weights import Weights
 
 _STRAYS = {"SimplifiedLayerNormalization"}
-
-
+# larger weights are not given to the checker
+_CHECKED = 1 << 14
 _SOFTMAXES = frozenset({"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
 
 
@@ -69,17 +73,17 @@ class OnnxProgram:
         self._graph = graph
         self._pool = Pool()
 
-    def __call__(self, **inputs: mx.array | Host) -> dict[str, mx.array]:
+    def __call__(self, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
         """Compute the outputs by name; can be traced, and marks what every node took and gave.
 
-        An input given as a NumPy array is a constant: it may decide about shapes.
+        An input given as a NumPy array (or `Known`) is a constant: it may decide about shapes.
         """
         given = self._given(inputs)
         interpreter = Interpreter(self._pool)
         outputs = interpreter.run(self._graph, given)
         return {info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)}
 
-    def values(self, **inputs: mx.array | Host) -> dict[str, mx.array]:
+    def values(self, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
         """Every value of the model's own graph by name, not only the outputs; what is no array is left out."""
         interpreter = Interpreter(self._pool)
         found = interpreter.values(self._graph, self._given(inputs))
@@ -89,7 +93,7 @@ class OnnxProgram:
             if isinstance(value, mx.array) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
         }
 
-    def _given(self, inputs: Mapping[str, mx.array | Host]) -> dict[str, Value]:
+    def _given(self, inputs: Mapping[str, mx.array | Host | Known]) -> dict[str, Value]:
         self._check_names(inputs)
         given: dict[str, Value] = {}
         for name, value in inputs.items():
@@ -97,8 +101,32 @@ class OnnxProgram:
             if isinstance(value, mx.array):
                 given[name] = Narrow(value, number) if number in CARRIERS else value
             else:  # known on the host, so what depends on it is decided there
-                given[name] = np.asarray(value)
+                given[name] = unpacked(value) if isinstance(value, Known) else np.asarray(value)
         return given
+
+    def parts(self) -> Parts:
+        """The model's graph, to be run in pieces that take what `packed` gives."""
+        return Parts(self._graph, self.name, self._pool, {})
+
+    def packed(self, arguments: Mapping[str, mx.array | Known]) -> dict[str, Packed]:
+        """Arguments as a piece takes them: types that MLX lacks are told."""
+        types = self._graph.types
+        return {
+            name: Narrowed(value, types[name]) if isinstance(value, mx.array) and types.get(name) in CARRIERS else value
+            for name, value in arguments.items()
+        }
+
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, mx.array | Known]:
+        """`prepare`, with the flags read: a single boolean that decides about a branch is a constant of a trace."""
+        prepared: dict[str, mx.array | Known] = {**self.prepare(inputs)}
+        for name in self.shape_inputs:
+            flag = prepared.get(name)
+            if isinstance(flag, mx.array) and flag.dtype == mx.bool_ and flag.size == 1:
+                try:
+                    prepared[name] = Known(TensorProto.BOOL, flag.shape, bytes([bool(flag.item())]))
+                except (RuntimeError, ValueError):  # somebody else traces it
+                    continue
+        return prepared
 
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, mx.array]:
         """Arguments for a call, from NumPy or MLX arrays; names, types and shapes are checked first.
@@ -135,8 +163,7 @@ class OnnxProgram:
             for step in graph.steps:
                 if step.kind.rpartition("::")[2].rpartition(".")[2] in _SOFTMAXES:
                     found.append(step.name)
-                inner = [step.body, *step.attributes.values()]
-                stack += [each for each in inner if isinstance(each, Graph)]
+                stack += graphs_of(step)
         return found
 
     def __repr__(self) -> str:
@@ -173,7 +200,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     stem = ""
     if isinstance(path, onnx.ModelProto):
         model = path
-        if _strays(model.graph):
+        if _strays(model.graph) or unsorted(model.graph):
             model = onnx.ModelProto()
             model.CopyFrom(path)
     else:
@@ -181,6 +208,8 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
         folder, stem = file.parent, file.stem
         model = onnx.load(file, format="protobuf", load_external_data=False)
     _bring_home(model)
+    if unsorted(model.graph):
+        sort(model.graph)
     _check(model, None if folder is None else Path(os.fspath(path)))
     opsets = opset_versions(model.opset_import)
     functions = {
@@ -218,11 +247,11 @@ def _check(model: onnx.ModelProto, file: Path | None) -> None:
         raise InvalidModelError(
             f"{'the model' if file is None else repr(str(file))} is not an ONNX model: it has no graph"
         )
-    external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    weights = any(map(_weighs, model.graph.initializer))
     shapeless = [value for value in (*model.graph.input, *model.graph.output) if _shapeless(value)]
-    if external or shapeless or model.ByteSize() > (1 << 31) - 1:
-        # the checker wants external files in the working folder and a shape for every input, and takes no more than
-        # 2 GiB: it is given the rest, and weights are checked where they are read
+    if weights or shapeless:
+        # the checker wants external files in the working folder and a shape for every input, takes no more than 2 GiB,
+        # and copies what it is given twice: it is given the rest, and weights are checked where they are read
         model = onnx.ModelProto(
             ir_version=model.ir_version,
             opset_import=model.opset_import,
@@ -230,6 +259,10 @@ def _check(model: onnx.ModelProto, file: Path | None) -> None:
             functions=model.functions,
         )
     onnx.checker.check_model(model)
+
+
+def _weighs(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > _CHECKED
 
 
 def _shapeless(value: onnx.ValueInfoProto) -> bool:
@@ -240,7 +273,9 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     stripped = onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output)
     known = {value.name for value in graph.input}
     for tensor in graph.initializer:
-        if tensor.name not in known:
+        if not _weighs(tensor):
+            stripped.initializer.append(tensor)
+        elif tensor.name not in known:
             stripped.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     for value in (*stripped.input, *stripped.output):
         if _shapeless(value):

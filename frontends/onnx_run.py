@@ -7,13 +7,14 @@ trace, what does not is a NumPy array and leaves nothing behind.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
-from fuser.errors import FuserError, InvalidModelError, UnsupportedOperatorError
+from fuser.errors import FuserError, InvalidModelError, TraceError, UnsupportedOperatorError
+from fuser.frontends.lines import is_read
 from fuser.frontends.marks import mark
 from fuser.frontends.onnx_graph import Graph, Step
 from fuser.frontends.onnx_ops.registry import Call, Operator, host_function, host_value
@@ -65,12 +66,37 @@ class Pool:
         return entry[1]
 
 
-class Interpreter:
-    """One run of a program."""
+Nested = Callable[[Graph, Mapping[str, Value], Mapping[str, Value] | None], list[Value]]
 
-    def __init__(self, pool: Pool) -> None:
+
+class Needs(Protocol):
+    """What each step of a graph takes."""
+
+    @property
+    def needs(self) -> list[set[str]]:
+        """The names, by the number of the step."""
+
+
+class Budget:
+    """How many steps one call may still take: a loop may never end."""
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    def spend(self, steps: int, where: str) -> None:
+        """Say that so many are taken."""
+        self._spent += steps
+        if self._spent > _MOST_STEPS:
+            raise UnsupportedOperatorError(f"{where}: the model's loops take more than {_MOST_STEPS:,} steps")
+
+
+class Interpreter:
+    """One run of a program; `nested` runs the graphs inside of its steps, for the values given and those around it."""
+
+    def __init__(self, pool: Pool, nested: Nested | None = None, budget: Budget | None = None) -> None:
         self._pool = Pool(pool)
-        self._steps = 0
+        self._nested = nested or self.run
+        self._budget = budget or Budget()
 
     def run(self, graph: Graph, given: Mapping[str, Value], outer: Mapping[str, Value] | None = None) -> list[Value]:
         """The outputs of `graph` for the inputs given by name."""
@@ -87,30 +113,68 @@ class Interpreter:
         self._pool.own(graph.constants.values())
         scope.update(given)
         for step in graph.steps:
-            outputs = step.folded
-            if outputs is None:
-                outputs = self._step(step, scope)
-                if step.fixed and all(output is None or isinstance(output, np.ndarray) for output in outputs):
-                    step.folded = outputs
-                    self._pool.own(outputs)
-            for name, output in zip(step.outputs, outputs, strict=False):
-                if name and output is not None:
-                    scope[name] = output
+            self.step(step, scope)
         return scope
+
+    def partly(
+        self,
+        graph: Graph,
+        todo: Iterable[int],
+        given: Mapping[str, Value],
+        outer: Mapping[str, Value],
+        parts: Needs,
+    ) -> tuple[Scope, dict[int, str], list[int]]:
+        """As much of `graph` as can be computed: the values, which steps are stuck and why, which wait for them.
+
+        `todo` are the numbers of the steps that are still to be done.
+        """
+        scope = Scope(outer)
+        scope.update(graph.constants)
+        self._pool.own(graph.constants.values())
+        scope.update(given)
+        stuck: dict[int, str] = {}
+        waiting: list[int] = []
+        missing: set[str] = set()
+        for number in todo:
+            step = graph.steps[number]
+            if missing and not missing.isdisjoint(parts.needs[number]):
+                waiting.append(number)
+                missing.update(step.outputs)
+                continue
+            try:
+                self.step(step, scope)
+            except TraceError as error:
+                stuck[number] = str(error)
+                missing.update(step.outputs)
+        return scope, stuck, waiting
+
+    def step(self, step: Step, scope: Scope) -> None:
+        """Put what a step computes into the scope that it takes its inputs from."""
+        outputs = step.folded
+        if outputs is None:
+            outputs = self._step(step, scope)
+            if step.fixed and all(output is None or isinstance(output, np.ndarray) for output in outputs):
+                step.folded = outputs
+                self._pool.own(outputs)
+        for name, output in zip(step.outputs, outputs, strict=False):
+            if name and output is not None:
+                scope[name] = output
+
+    def pooled(self, host: Host) -> mx.array | Narrow:
+        """The array of a host value: the same each time."""
+        return self._pool.get(host)
 
     def array(self, value: Value) -> mx.array:
         """Any value as an MLX array, narrow types in their carrier."""
         if isinstance(value, np.ndarray):
-            value = self._pool.get(value)
+            value = self.pooled(value)
         if isinstance(value, Items):
             raise UnsupportedOperatorError("a sequence is used as an array: MLX has no sequences")
         return value.carrier if isinstance(value, Narrow) else value
 
     def _step(self, step: Step, scope: Scope) -> tuple[Value | None, ...]:
         where = f"node {step.name!r} ({step.kind})"
-        self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise UnsupportedOperatorError(f"{where}: the model's loops take more than {_MOST_STEPS:,} steps")
+        self._budget.spend(1, where)
         try:
             inputs = [scope[name] if name else None for name in step.inputs]
         except KeyError as error:
@@ -123,6 +187,8 @@ class Interpreter:
             raise InvalidModelError(f"{where}: graphs are nested too deeply") from None
         except Exception as error:  # whatever MLX or NumPy say about shapes and types, the node is where it is wrong
             line = next(iter(str(error).splitlines()), type(error).__name__)
+            if is_read(error):
+                raise TraceError(f"{where}: it reads values that are known only when the program runs") from error
             raise InvalidModelError(f"{where}: {line}; inputs: {', '.join(map(_describe, inputs))}") from error
         for output in outputs:
             if isinstance(output, mx.array) and output.nbytes > _ARRAY_BYTES:
@@ -141,7 +207,7 @@ class Interpreter:
             step.attributes,
             step.outputs,
             self.array,
-            lambda graph, given: self.run(graph, given, scope),
+            lambda graph, given: self._nested(graph, given, scope),
             step.fixed_inputs,
             step.memo,
         )
@@ -152,15 +218,15 @@ class Interpreter:
         else:
             outputs = self._on_arrays(operator, call, inputs)
         if operator.pure and any(isinstance(output, mx.array) for output in outputs):
-            mark(step.name, _arrays(inputs), _arrays(outputs))
+            mark(step.name, _arrays(inputs), _arrays(outputs), final=True)
         return outputs
 
     def _function(self, step: Step, body: Graph, inputs: list[Value | None]) -> tuple[Value | None, ...]:
         if len(inputs) > len(body.inputs):
             raise InvalidModelError(f"node {step.name!r}: more inputs than function {step.kind} takes")
         given = {name: value for name, value in zip(body.inputs, inputs, strict=False) if value is not None}
-        outputs = tuple(self.run(body, given))
-        mark(step.name, _arrays(inputs), _arrays(outputs))
+        outputs = tuple(self._nested(body, given, None))
+        mark(step.name, _arrays(inputs), _arrays(outputs), final=True)
         return outputs
 
     def _on_host(self, operator: Operator, call: Call, inputs: list[Value | None]) -> tuple[Value | None, ...]:

@@ -141,7 +141,7 @@ def to_mlx(host: Host) -> mx.array | Narrow:
     # axes along which one value is seen again and again are not written out
     repeated = [size > 1 and stride == 0 for size, stride in zip(host.shape, host.strides, strict=True)]
     compact = host[tuple(slice(1) if again else slice(None) for again in repeated)]
-    array = mx.array(compact.copy(), dtype=MLX_TYPES[number])
+    array = mx.array(compact if compact.flags.c_contiguous else compact.copy(), dtype=MLX_TYPES[number])
     return mx.broadcast_to(array, host.shape) if any(repeated) else array
 
 

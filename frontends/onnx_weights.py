@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,11 +19,15 @@ class Weights:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._maps: dict[str, Host] = {}
+        self._maps: dict[str, mmap.mmap] = {}
 
     def lazy(self, host: Host) -> mx.array | Narrow:
-        """A weight as an MLX array."""
-        return to_mlx(host)
+        """A weight as an MLX array, with values of its own: what was read of the files need not stay in memory."""
+        array = to_mlx(host)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+        return array
 
     def read(self, tensor: TensorProto) -> Host:
         """The values of a tensor as a NumPy array; nothing is allocated before the sizes are checked."""
@@ -40,10 +45,12 @@ class Weights:
             raise InvalidModelError(f"tensor {name!r} has a negative dimension: {list(shape)}")
         if tensor.data_location == TensorProto.EXTERNAL:
             return self._external(tensor, name, shape)
-        if tensor.HasField("raw_data"):
-            self._check_size(name, tensor.data_type, shape, len(tensor.raw_data))
         try:
-            return numpy_helper.to_array(tensor)
+            if not tensor.HasField("raw_data"):
+                return numpy_helper.to_array(tensor)
+            stored = tensor.raw_data  # a copy: one at a time
+            self._check_size(name, tensor.data_type, shape, len(stored))
+            return self._decoded(tensor.data_type, shape, stored)
         except (ValueError, TypeError, OverflowError, MemoryError) as error:
             raise InvalidModelError(f"tensor {name!r}: {_line(error)}") from None
 
@@ -73,13 +80,18 @@ class Weights:
             return np.empty(shape, dtype=NUMPY_TYPES[tensor.data_type])
         key = str(path)
         if key not in self._maps:
-            self._maps[key] = np.memmap(path, dtype=np.uint8, mode="r")
-        data = self._maps[key][offset : offset + length]
-        if tensor.data_type in CARRIERS:
-            packed = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=data.tobytes())
+            with path.open("rb") as file:
+                self._maps[key] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._decoded(tensor.data_type, shape, memoryview(self._maps[key])[offset : offset + length])
+
+    @staticmethod
+    def _decoded(data_type: int, shape: tuple[int, ...], stored: bytes | memoryview) -> Host:
+        """The array in stored bytes, seen and not copied."""
+        if data_type in CARRIERS:
+            packed = TensorProto(data_type=data_type, dims=shape, raw_data=bytes(stored))
             return numpy_helper.to_array(packed)
-        dtype = NUMPY_TYPES[tensor.data_type]
-        return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+        dtype = NUMPY_TYPES[data_type]
+        return np.frombuffer(stored, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
     def _inside(self, name: str, location: str) -> Path:
         """The file that `location` names, which must be in the model's folder after all links are followed."""

@@ -131,9 +131,14 @@ ORDER = slice(0)
 
 @contextmanager
 def swapped(
-    stores: Sequence[Any], slots: Sequence[Slot | None], arrays: Sequence[mx.array]
+    stores: Sequence[Any],
+    slots: Sequence[Slot | None],
+    arrays: Sequence[mx.array],
+    replacement: Callable[[Any], Any] = lambda value: None,
 ) -> Iterator[Callable[[Walk], list[Change]]]:
     """Inside the `with` block the `slots` of `stores` hold `arrays`; after it, all is as before.
+
+    What else they hold is swapped for its `replacement`, where there is one (not None).
 
     Yields a function that tells what the program has changed since; it takes new values apart with a walk.
     """
@@ -142,6 +147,8 @@ def swapped(
         for slot, array in zip(slots, arrays, strict=True):
             if slot is not None:
                 slot.put(array)
+        for store in stores:
+            _replace(store, replacement)
         given = [_copy(store) for store in stores]
         yield lambda walk: [
             change
@@ -151,6 +158,17 @@ def swapped(
     finally:
         for store, items in zip(stores, before, strict=True):
             _restore(store, items)
+
+
+def _replace(store: Any, replacement: Callable[[Any], Any]) -> None:
+    pairs = list(enumerate(store) if isinstance(store, list) else store.items())
+    for key, value in pairs:
+        new = None if isinstance(value, mx.array) else replacement(value)
+        if new is not None:
+            if isinstance(store, dict):
+                methods_of(store).__setitem__(store, key, new)
+            else:
+                store[key] = new
 
 
 def _copy(store: Any) -> Any:

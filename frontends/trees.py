@@ -165,6 +165,8 @@ class Walk:
         if hasattr(tree, "__next__"):
             raise TraceError(f"an iterator ({kind.__name__}) gives something else each time")
         hidden = _slotted(tree) if not isinstance(tree, deque) else [*tree]
+        if _is_record(kind) and all(type(each) in _ATOMS or type(each) is float for each in hidden):
+            raise TraceError(f"an object of type {kind.__name__} cannot be looked into: its slots may change")
         if self._lenient and not any(isinstance(each, mx.array) for each in hidden):
             return Spec(STATIC, (kind, "", ByIdentity(tree)))
         if not all(type(each) in _ATOMS for each in hidden):
@@ -264,6 +266,13 @@ def _all_in_sight(tree: Any, kind: type) -> bool:
     """Whether an object is no more than its attributes and, for a dictionary or list, its items."""
     plain = next((size for base, size in _SIZES if isinstance(tree, base)), 0)
     return kind.__basicsize__ <= plain
+
+
+def _is_record(kind: type) -> bool:
+    """Whether objects of the class have slots, and are known by who they are rather than by what they hold."""
+    slots = any(getattr(each, "__slots__", ()) for each in kind.__mro__)
+    by_value = any("__eq__" in each.__dict__ for each in kind.__mro__ if each is not object)
+    return slots and not by_value and not issubclass(kind, PurePath)
 
 
 def _slotted(tree: Any) -> list[Any]:

@@ -19,8 +19,7 @@ from fuser.cli_inputs import dimensions
 from fuser.cli_options import ENDS, dims_option, inputs_option, model_argument, quiet_option, rtol_option, stdout_for_us
 from fuser.cli_programs import Program, outputs, program
 from fuser.cli_progress import note, step
-from fuser.cli_report import console, show_report, show_verification
-from fuser.ir.graph import Graph
+from fuser.cli_report import console, show_verification
 from fuser.model import Model
 from fuser.page import page
 from fuser.report_text import summary_of
@@ -36,7 +35,8 @@ Examples:
   mlx-fuser convert model.onnx model.py
   mlx-fuser report  decoder:decode --inputs in.npz
 
-MODEL is an .onnx file, or module:function: a function of a Python module in the current folder or installed.
+MODEL is an .onnx file, an .mlxfn file, or module:function: a function of a Python module in the current folder or
+installed.
 An .npz file carries arrays under the names of the model's inputs or outputs, or of the function's parameters.
 """
 
@@ -60,7 +60,10 @@ def main(traceback: bool) -> None:
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page with each region drawn."
 )
-def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None, html: Path | None) -> None:
+@quiet_option
+def report(
+    model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str | None, html: Path | None, quiet: bool
+) -> None:
     """Say of every softmax in MODEL whether it is fused, and why not.
 
     Without --inputs, an ONNX model gets inputs of its declared shapes.
@@ -82,7 +85,7 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
             args, kwargs = target.arguments(inputs, dimensions(dims))
         with step(f"tracing {model}"):
             if target.imported is not None:
-                found, before, after = target.imported.report, Graph(), Graph()
+                found, before, after = target.imported.explained(kwargs if inputs is not None else None)
             else:
                 found, before, after = explain_with_graphs(target.fn, *args, **kwargs)
         found = replace(found, program=model)
@@ -97,7 +100,7 @@ def report(model: str, dims: tuple[str, ...], inputs: Path | None, json_to: str 
     if json_to is not None:
         with replacing(Path(json_to)) as file:
             file.write(f"{found.to_json()}\n".encode())
-    show_report(console(), found)
+    console().print(found)
 
 
 @main.command(epilog=ENDS)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,9 @@ import click
 
 from fuser.cli_errors import Problem
 from fuser.cli_inputs import dimensions
+from fuser.cli_options import ENDS, inputs_option, model_argument, quiet_option, stdout_for_us
 from fuser.cli_programs import program
+from fuser.cli_progress import note, step
 from fuser.export.files import OutputError, check_new
 from fuser.export.mlxfn import MlxfnExporter
 from fuser.export.onnx import export_onnx
@@ -21,8 +21,8 @@ from fuser.export.python import export_python
 KINDS = (".mlxfn", ".py", ".onnx")
 
 
-@click.command(short_help="Write MODEL with its attentions fused to a file.")
-@click.argument("model", metavar="MODEL")
+@click.command(short_help="Write MODEL with its attentions fused to a file.", epilog=ENDS)
+@model_argument
 @click.argument("out", metavar="OUT.{mlxfn,py,onnx}", type=click.Path(path_type=Path))
 @click.option(
     "--dim",
@@ -31,12 +31,15 @@ KINDS = (".mlxfn", ".py", ".onnx")
     metavar="NAME=SIZE",
     help="Size of a symbolic dimension; one again: another signature.",
 )
-@click.option("--inputs", type=click.Path(path_type=Path), metavar="IN.npz", help="The inputs.")
+@inputs_option
 @click.option(
     "--opset", type=click.IntRange(7), metavar="N", help="For .onnx: the opset; 23, or the model's, if higher."
 )
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def convert(model: str, out: Path, dims: tuple[str, ...], inputs: Path | None, opset: int | None, force: bool) -> None:
+@quiet_option
+def convert(
+    model: str, out: Path, dims: tuple[str, ...], inputs: Path | None, opset: int | None, force: bool, quiet: bool
+) -> None:
     """Write MODEL with its attentions fused to OUT, whose ending says as what.
 
     \b
@@ -45,6 +48,12 @@ def convert(model: str, out: Path, dims: tuple[str, ...], inputs: Path | None, o
     .onnx   the ONNX model with each attention as one operator
 
     Several sizes of a dimension (--dim seq=1 --dim seq=128) give several signatures in one .mlxfn file.
+
+    \b
+    Examples:
+      mlx-fuser convert model.onnx model.py
+      mlx-fuser convert model.onnx fused.onnx --opset 23
+      mlx-fuser convert model.onnx model.mlxfn --dim batch=1 --dim seq=1 --dim seq=128
     """
     kind = out.suffix.lower()
     if kind not in KINDS:
@@ -55,7 +64,7 @@ def convert(model: str, out: Path, dims: tuple[str, ...], inputs: Path | None, o
         check_new([out, out.with_suffix(".safetensors")] if kind == ".py" else [out], force=force)
     except OutputError as error:
         raise Problem(str(error).replace("use force", "use --force")) from None
-    with contextlib.redirect_stdout(sys.stderr):  # what a program prints while it is loaded or traced
+    with stdout_for_us(), step(f"converting {model}"):
         if kind == ".onnx":
             _to_onnx(model, out, dims, inputs, opset, force)
         elif kind == ".mlxfn":
@@ -76,12 +85,10 @@ def _to_onnx(model: str, out: Path, dims: Sequence[str], inputs: Path | None, op
         )
     done = export_onnx(path, out, opset=opset, sizes=dimensions(dims), force=force)
     for node, reason in done.kept:
-        click.echo(f"left: {node}: {reason}", err=True)
+        note(f"left: {node}: {reason}")
     already = f", {len(done.already)} fused already" if done.already else ""
     what = "" if done.fused else "; the model is unchanged"
-    click.echo(
-        f"{out}: {len(done.fused)} attentions fused{already}, {len(done.kept)} left, opset {done.opset}{what}", err=True
-    )
+    note(f"{out}: {len(done.fused)} attentions fused{already}, {len(done.kept)} left, opset {done.opset}{what}")
 
 
 def _to_mlxfn(model: str, out: Path, dims: Sequence[str], inputs: Path | None, force: bool) -> None:
@@ -92,13 +99,13 @@ def _to_mlxfn(model: str, out: Path, dims: Sequence[str], inputs: Path | None, f
             export(*args, **kwargs)
     for report in export.reports:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts.items() if count)
-        click.echo(f"{out}: {counts or 'no softmax'}", err=True)
+        note(f"{out}: {counts or 'no softmax'}")
 
 
 def _to_python(model: str, out: Path, dims: Sequence[str], inputs: Path | None, force: bool) -> None:
     target = program(model)
     args, kwargs = target.arguments(inputs, dimensions(dims))
-    click.echo(f"{out}: {export_python(target.fn, out, *args, force=force, **kwargs)}", err=True)
+    note(f"{out}: {export_python(target.fn, out, *args, force=force, **kwargs)}")
 
 
 def signatures(texts: Sequence[str]) -> list[dict[str, int]]:

@@ -16,7 +16,7 @@ from fuser.cli_progress import step
 from fuser.frontends import trees
 from fuser.optimized import Optimized
 from fuser.report import Report
-from fuser.verification import TOLERANCES, Check, difference
+from fuser.verification_checks import TOLERANCES, Check, difference
 from fuser.version import __version__
 
 NAIVE, COMPILED, FUSED = WAYS = ("naive", "compiled", "fused")

@@ -16,7 +16,7 @@ import numpy as np
 from fuser.cli_errors import Problem, described
 from fuser.cli_files import Array, read
 from fuser.cli_inputs import made
-from fuser.export.mlxfn import Imported, import_mlxfn
+from fuser.export.mlxfn_import import Imported, import_mlxfn
 from fuser.frontends import trees
 from fuser.frontends.onnx import ValueInfo
 from fuser.model import Model, load_onnx
@@ -44,16 +44,27 @@ class Program:
         if self.imported is not None:
             if dims:
                 raise Problem("--dim is for ONNX models: an exported function is of fixed sizes")
-            types = self.imported.inputs
-            infos = tuple(ValueInfo(name, type.dtype, type.shape) for name, type in types.items())
-            taken: Mapping[str, Any] = made(infos, dims) if arrays is None else arrays
-            given = {name: mx.array(array) for name, array in taken.items()}
+            given = _given(self.imported, arrays)
             # its weights are loads from the file until it has run once, and MLX cannot trace those
             mx.eval(self.fn(**given))
             return [], given
         if dims:
             raise Problem("--dim is for ONNX models: a function takes its arrays from --inputs")
         return _bound(self.name, self.fn, arrays or {})
+
+
+def _given(imported: Imported, arrays: Mapping[str, Array] | None) -> dict[str, mx.array]:
+    """The arrays for an exported function; an .npz file has no bfloat16, so float32 is taken for it."""
+    if arrays is None:
+        infos = tuple(ValueInfo(name, type.dtype, type.shape) for name, type in imported.inputs.items())
+        return {name: mx.array(array) for name, array in made(infos, {}).items()}
+    given = {name: mx.array(array) for name, array in arrays.items()}
+    shapes = {name: array.shape for name, array in given.items()}
+    for types in imported.signatures:
+        if shapes == {name: type.shape for name, type in types.items()}:
+            small = [name for name, type in types.items() if type.dtype == mx.bfloat16]
+            return given | {name: given[name].astype(mx.bfloat16) for name in small}
+    return given
 
 
 def program(text: str, *, fuse: bool = True) -> Program:

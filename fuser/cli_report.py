@@ -1,22 +1,21 @@
-"""Reports, verifications and timings as people read them: the summary on top, then a line for each."""
+"""Verifications and timings as people read them: the summary on top, then a line for each."""
 
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from fuser.cli_measure import FUSED, NAIVE, Measured, ran_on
-from fuser.report import Region, Report
-from fuser.report_text import amount, depth_of, dtype_of, heads_of, lengths_of, plural, scale_of, summary_of
-from fuser.verification import Check, Verification
+from fuser.report_table import summary
+from fuser.report_text import amount, plural
+from fuser.verification import Verification
+from fuser.verification_checks import Check
 
 # columns where stdout is a file or a pipe, which has no width
 WIDTH = 120
@@ -27,83 +26,6 @@ def console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an arrow that a locale lacks is no reason to fail
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
-
-
-def show_report(console: Console, report: Report) -> None:
-    """Print a report."""
-    by_verdict = {verdict: [r for r in report.regions if r.verdict == verdict] for verdict in report.counts}
-    console.print(Text(report.program or "program", "bold"))
-    console.print(summary(report))
-    for note in report.notes:
-        console.print(Text(f"note: {note}", "yellow"))
-    for title, regions in (("Fused", by_verdict["fused"]), ("Already fused", by_verdict["already fused"])):
-        if regions:
-            console.print()
-            table = _attentions(title, regions)
-            wants = console.measure(table, options=console.options.update(max_width=1000)).maximum
-            if wants <= console.width:
-                console.print(table)
-            else:
-                _narrow(console, title, regions)
-    if by_verdict["refused"]:
-        console.print(Text("\nNot fused", "bold yellow"))
-        for region in by_verdict["refused"]:
-            console.print(Padding(Text(region.name, "bold"), (0, 0, 0, 2), expand=False))
-            console.print(Padding(Text(region.reason or ""), (0, 0, 0, 4), expand=False))
-            if region.at != region.name:
-                console.print(Padding(Text(f"at {region.at}", "dim"), (0, 0, 0, 4), expand=False))
-    if by_verdict["not attention"]:
-        console.print(Text("\nOther softmaxes", "bold"))
-        for region in by_verdict["not attention"]:
-            console.print(Padding(Text(f"{region.name}: {region.reason}"), (0, 0, 0, 2), expand=False))
-
-
-def summary(report: Report) -> Text:
-    """The report in a line, what is fused in colour."""
-    counts = report.counts
-    text = Text(summary_of(report))
-    if report.regions:
-        colour = "yellow" if counts["refused"] else "green" if counts["fused"] else ""
-        text.stylize(f"bold {colour}".strip(), 0, min(map(len, re.split("[,;]", text.plain)[:1])))
-    return text
-
-
-def _attentions(title: str, regions: Sequence[Region]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    table.add_column(title, overflow="fold")
-    for name in ("heads", "lengths", "depth"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("mask", no_wrap=True)
-    table.add_column("scale", justify="right", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("saved", justify="right", no_wrap=True)
-    for region in regions:
-        cells = (
-            region.name,
-            heads_of(region),
-            lengths_of(region),
-            depth_of(region),
-            region.mask or "",
-            scale_of(region),
-            _dtype(region),
-        )
-        table.add_row(*map(Text, cells), Text(amount(region.bytes_saved, "B") if region.bytes_saved else "-"))
-    return table
-
-
-def _narrow(console: Console, title: str, regions: Sequence[Region]) -> None:
-    """Two lines for each, where the names leave a table no room."""
-    console.print(Text(title, "bold"))
-    for region in regions:
-        details = f"{heads_of(region)} heads, {lengths_of(region)}, depth {depth_of(region)}, mask {region.mask}, "
-        details += f"scale {scale_of(region)}, {_dtype(region)}"
-        saved = f", -{amount(region.bytes_saved, 'B')}" if region.bytes_saved else ""
-        console.print(Padding(Text(region.name), (0, 0, 0, 2), expand=False))
-        console.print(Padding(Text(details + saved, "dim"), (0, 0, 0, 4), expand=False))
-
-
-def _dtype(region: Region) -> str:
-    return "" if region.q is None else dtype_of(region.q)
 
 
 def show_verification(console: Console, name: str, verification: Verification) -> None:

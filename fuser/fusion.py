@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import mlx.core as mx
 
@@ -13,9 +14,11 @@ from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
 from fuser.ir.pause import uncollected
 from fuser.kernels import own, sdpa
-from fuser.patterns.attention import Attention, attention
+from fuser.kernels.cost import When
+from fuser.patterns.attention import attention
 from fuser.reading.program import Miss, Program
 from fuser.reading.softmax import Softmax, softmaxes
+from fuser.regions import Attention
 from fuser.report import Anchors, Region, Report
 from fuser.rewrite import Rewriter
 
@@ -39,19 +42,30 @@ def fuse(graph: Graph, program: str = "") -> tuple[Graph, Report]:
 
 
 @uncollected()
-def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "", *, ours: bool = False) -> Fused:
+def fuse_given(
+    graph: Graph,
+    given: Mapping[Node, mx.array],
+    program: str = "",
+    *,
+    ours: bool = False,
+    when: When = "always",
+    refused: Mapping[Node, str] = MappingProxyType({}),
+) -> Fused:
     """`fuse` in place, where the values of some inputs may be relied on as long as the caller watches them.
 
     `ours` lets our own kernel be called, for what MLX's cannot do: the graph is then one to be run, not to be exported.
+    `when="profitable"` leaves alone what gains nothing by it on this machine. `refused` are softmaxes that are to be
+    left alone, with the reason.
     """
     start = time.perf_counter()
-    found, relied = match(graph, given, ours=ours)
+    found, relied = match(graph, given, ours=ours, when=when)
     matched = time.perf_counter()
     count, order = len(graph), {node: place for place, node in enumerate(graph.nodes)}
     entries = {node: _called(graph, node) for node in order if node.op == KERNEL}
+    found = [(s, Miss(refused[s.node], s.node) if s.node in refused else result) for s, result in found]
     entries |= {s.node: _missed(graph, s, result) for s, result in found if isinstance(result, Miss)}
     regions = [(_fused(graph, result), result) for _, result in found if isinstance(result, Attention)]
-    rewriter = Rewriter(graph)
+    rewriter = Rewriter(graph, ours)
     for entry, region in regions:
         try:
             call = rewriter.fuse(region)
@@ -69,17 +83,21 @@ def fuse_given(graph: Graph, given: Mapping[Node, mx.array], program: str = "", 
     report = Report(
         tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds
     )
+    for decision in report.regions:
+        log.info("%s", decision)
     return Fused(graph, report, relied)
 
 
-def match(graph: Graph, given: Mapping[Node, mx.array], *, ours: bool = False) -> tuple[list[Found], frozenset[Node]]:
+def match(
+    graph: Graph, given: Mapping[Node, mx.array], *, ours: bool = False, when: When = "always"
+) -> tuple[list[Found], frozenset[Node]]:
     """What every softmax of `graph` is, and the inputs whose given values that relies on."""
     program = Program(graph, Known(graph, given))
-    found = [(softmax, _read(program, softmax, ours)) for softmax in softmaxes(program)]
+    found = [(softmax, _read(program, softmax, ours, when)) for softmax in softmaxes(program)]
     return found, frozenset(program.known.relied)
 
 
-def _read(program: Program, softmax: Softmax, ours: bool) -> Attention | Miss:
+def _read(program: Program, softmax: Softmax, ours: bool, when: When) -> Attention | Miss:
     try:
         region = attention(program, softmax)
     except Miss as miss:
@@ -88,7 +106,7 @@ def _read(program: Program, softmax: Softmax, ours: bool) -> Attention | Miss:
         # an optimiser that meets something unknown leaves it alone, and says so
         log.exception("reading %s", program.graph.label(softmax.node))
         return Miss(_ours(error), softmax.node)
-    reason = sdpa.refuses(region, ours)
+    reason = sdpa.refuses(region, ours, when)
     return region if reason is None else Miss(reason, region.cap.at if region.cap else softmax.node)
 
 
@@ -109,8 +127,21 @@ def _fused(graph: Graph, region: Attention) -> Region:
         key_heads=region.heads[1],
         bytes_saved=sdpa.bytes_saved(region),
         flops_saved=sdpa.flops_saved(region),
+        source=_source(graph, region.softmax),
         anchors=_anchors(region),
     )
+
+
+def _source(graph: Graph, softmax: Softmax) -> str | None:
+    """The line of the softmax; of one that is written out, that of the nearest step between scores and weights."""
+    steps, seen = [softmax.node], set[Node]()
+    for node in steps:
+        if node.source:
+            return node.source
+        if node not in seen and node != softmax.scores.node and len(steps) < 40:
+            seen.add(node)
+            steps += [operand.node for operand in graph.operands(node)]
+    return None
 
 
 def _anchors(region: Attention) -> Anchors:
@@ -131,6 +162,7 @@ def _missed(graph: Graph, softmax: Softmax, miss: Miss) -> Region:
         miss.reason,
         graph.label(miss.at),
         node.scope or graph.label(node),
+        source=_source(graph, softmax),
         anchors=Anchors(node, miss.at),
     )
 
@@ -152,6 +184,7 @@ def _called(graph: Graph, node: Node) -> Region:
         kind,
         q.shape[1],
         k.shape[1],
+        source=node.source or None,
         anchors=Anchors(node, call=node),
         kernel=own.kernel_of(graph, node),
     )

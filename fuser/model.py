@@ -8,7 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from fuser.frontends.onnx import OnnxProgram, ValueInfo, load
-from fuser.optimized import Optimized
+from fuser.frontends.onnx_ops.registry import plain
+from fuser.frontends.onnx_pieces import unpacked
+from fuser.model_pieces import Pieces, Run, joined
 from fuser.report import Region, Report
 
 
@@ -19,7 +21,8 @@ class Model:
         self.program = program
         """The model as a plain MLX callable, unfused."""
         self._fuse = fuse
-        self._optimized: Optimized[..., dict[str, mx.array]] = Optimized(program, fuse=fuse)
+        self._pieces = Pieces(program.parts(), fuse=fuse)
+        self._last: Run | None = None
 
     @property
     def inputs(self) -> tuple[ValueInfo, ...]:
@@ -34,10 +37,19 @@ class Model:
     @property
     def report(self) -> Report:
         """The report for the shapes that were last run; an empty one before the first call."""
-        report = self._optimized.report
+        if self._last is None:
+            return Report(program=self.program.name)
+        report, *others = self._last.reports.values()
+        if others or self._last.cuts:
+            return joined(self._last, self.program)
         if report.regions or not report.notes or not self._fuse:
             return report
         return self.untraced(report.notes[0])
+
+    @property
+    def traces(self) -> int:
+        """How many traces the calls have made: one for each set of shapes, and for each piece of the model."""
+        return self._pieces.traces
 
     def untraced(self, why: str) -> Report:
         """The report of a model that cannot be traced: what the file says of its softmaxes is all there is."""
@@ -47,10 +59,13 @@ class Model:
     def __call__(self, **inputs: Any) -> dict[str, mx.array]:
         """The outputs by name, for inputs by name: MLX or numpy arrays.
 
-        Traced once for each set of shapes. Raises `InvalidInputError` for a wrong name, shape or type.
+        Traced once for each set of shapes, and of flags that choose a branch. What only a run can decide runs on the
+        host, between graphs. Raises `InvalidInputError` for a wrong name, shape or type.
         """
-        arrays = self.program.prepare(inputs)
-        return self._optimized(**arrays)
+        run = Run()
+        made = self._pieces.run(self.program.packed(self.program.arguments(inputs)), run)
+        self._last = run
+        return {info.name: plain(unpacked(made[info.name])) for info in self.outputs}
 
     def __repr__(self) -> str:
         return f"<Model {self.program.name}: {len(self.inputs)} inputs, {len(self.outputs)} outputs>"

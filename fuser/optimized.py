@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +17,12 @@ from fuser.frontends.captures import captures
 from fuser.frontends.state import Held, types_of
 from fuser.frontends.trees import Slot
 from fuser.fusion import fuse_given
+from fuser.kernels.cost import When
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
 from fuser.optimized_replay import Replay, address
 from fuser.optimized_turns import Busy, turns
 from fuser.report import Report
+from fuser.verification_checks import region_checks, with_errors
 
 __all__ = ["Optimized", "Traced", "given_state", "name_of", "traced_call"]
 
@@ -29,7 +32,10 @@ R = TypeVar("R")
 log = logging.getLogger("fuser")
 # as many signatures are kept as a decoder meets prompt lengths; the one not used for longest is dropped
 KEPT = 64
-# so many signatures are traced before any comes again: what never repeats itself is not worth tracing
+# So many signatures are traced at once before any comes again, and then each when it comes a second time: a decode
+# whose lengths grow never repeats itself, and a trace costs as much as many of its steps.
+EAGER = 8
+# as many in all: what does not repeat itself is not worth tracing
 TRIALS = 64
 _ARRAYS = {mx.array}
 
@@ -46,6 +52,8 @@ class Entry:
     handle of our own keeps from being used again."""
     kept: bool = True
     """Whether it stands for the next call, too."""
+    new: bool = False
+    """Whether the signature was only noted."""
 
     @property
     def holds(self) -> bool:
@@ -53,23 +61,49 @@ class Entry:
         return all(slot.array is array and address(array) == address(handle) for slot, array, handle in self.watched)
 
 
+class Idle:
+    """Arguments whose state was new again and again: looking at it takes time, so it is left alone for some calls."""
+
+    def __init__(self, entry: Entry, calls: int) -> None:
+        self.entry, self.calls, self.left = entry, calls, calls
+
+
 class Optimized(Generic[P, R]):
     """What `fuser.optimize` returns; called like the original."""
 
-    def __init__(self, fn: Callable[P, R], inputs: Any = None, outputs: Any = None, *, fuse: bool = True) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        inputs: Any = None,
+        outputs: Any = None,
+        *,
+        fuse: bool = True,
+        when: When = "profitable",
+        verify: bool = False,
+    ) -> None:
         self._fn = fn
         self._fuse = fuse
+        self._when = when
+        self._verify = verify
         self._given = [_plain(tree) for tree in (inputs, outputs) if tree is not None]
         self._held: Held | None = None
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._last: Entry | None = None
         self._traces = self._hits = 0
+        # signatures that were not traced when they came first, by their hashes
+        self._seen: dict[int, None] = {}
+        self._idle: dict[Hashable, Idle] = {}
         functools.update_wrapper(self, fn, updated=())
 
     @property
     def original(self) -> Callable[P, R]:
         """The program as it was given."""
         return self._fn
+
+    @property
+    def when(self) -> When:
+        """Whether all is fused that can be, or what gains by it."""
+        return self._when
 
     @property
     def report(self) -> Report:
@@ -88,7 +122,9 @@ class Optimized(Generic[P, R]):
         known = getattr(instance, "__dict__", {}).get(self.__name__)
         if isinstance(known, Optimized) and getattr(known.original, "__func__", None) is self._fn:
             return known
-        bound: Optimized[..., Any] = Optimized(self._fn.__get__(instance, owner), *self._given, fuse=self._fuse)
+        bound: Optimized[..., Any] = type(self)(
+            self._fn.__get__(instance, owner), *self._given, fuse=self._fuse, when=self._when, verify=self._verify
+        )
         if self.__name__ and hasattr(instance, "__dict__"):
             object.__setattr__(instance, self.__name__, bound)
         return bound
@@ -113,17 +149,27 @@ class Optimized(Generic[P, R]):
                 call = Call(args, kwargs)
                 arrays = call.walk.arrays
                 key = (call.key, types_of(arrays))
+            idle = self._idle.get(key) if self._idle else None
+            if idle is not None and idle.left:
+                idle.left -= 1
+                return self._original(idle.entry, args, kwargs)
             held = self._state(call)
         except FuserError as error:
             return self._original(self._fallback(error), args, kwargs)
         full = (key, held.signature)
         entry = self._entries.get(full)
         if entry is None or (entry.watched and not entry.holds):
-            entry = self._traced(call or Call(args, kwargs), held)
+            entry = self._traced(call or Call(args, kwargs), held, hash(full))
+            if entry.new:
+                self._idle[key] = Idle(entry, min(max(2 * idle.calls, 1), KEPT) if idle is not None else 0)
+                if len(self._idle) > KEPT:
+                    del self._idle[next(iter(self._idle))]
             if entry.kept:
                 self._keep(full, entry)
         else:
             self._hits += 1
+            if idle is not None:
+                self._idle.pop(key, None)
         if entry.replay is None:
             return self._original(entry, args, kwargs)
         inputs = [*arrays, *held.arrays]
@@ -157,15 +203,21 @@ class Optimized(Generic[P, R]):
         while len(self._entries) > KEPT:
             self._entries.popitem(last=False)
 
-    def _traced(self, call: Call, held: Held) -> Entry:
+    def _traced(self, call: Call, held: Held, signature: int) -> Entry:
         """Trace a new signature; the entry is not kept where the next call may fare better."""
+        if self._traces >= EAGER + self._hits and signature not in self._seen:
+            self._seen[signature] = None
+            if len(self._seen) > 100 * KEPT:
+                del self._seen[next(iter(self._seen))]
+            note = f"{self._traces} signatures were traced and few came again: this one is traced if it does"
+            return Entry(self._noted(f"the original program runs: {note}; pad to a few lengths"), kept=False, new=True)
         if self._traces >= TRIALS + self._hits:
             note = f"{self._traces} signatures were traced and few came again: pad to a few lengths"
             return Entry(self._noted(f"the original program runs: {note}"), kept=False)
         try:
             traced = trace_with(self._fn, call, held)
             self._traces += 1
-            return self._compiled(traced)
+            return self._compiled(traced, [*call.walk.arrays, *held.arrays])
         except Busy:
             return Entry(self._noted("the original program runs: another thread is running it"), kept=False)
         except FuserError as error:
@@ -174,18 +226,21 @@ class Optimized(Generic[P, R]):
             # the original is run, and raises it again: or it does not, and is to blame on the trace
             return replace(self._fallback(error), kept=False)
 
-    def _compiled(self, traced: Traced) -> Entry:
+    def _compiled(self, traced: Traced, inputs: Sequence[mx.array]) -> Entry:
         if not self._fuse:
             report = Report(program=name_of(self._fn), nodes=len(traced.graph), notes=("fusing was switched off",))
             return Entry(report, Replay(traced, traced.graph, compiled=False))
         given = given_state(traced)
         values = {node: slot.array for node, slot in given.items()}
-        fused = fuse_given(traced.graph, values, name_of(self._fn), ours=True)
+        found = region_checks(traced.graph, values, inputs, self._when) if self._verify else {}
+        refused = {node: check.reason for node, check in found.items() if not check.ok}
+        for node, reason in refused.items():
+            warnings.warn(f"{found[node].name} is not fused: {reason}", RuntimeWarning, stacklevel=4)
+        fused = fuse_given(traced.graph, values, name_of(self._fn), ours=True, when=self._when, refused=refused)
         replay = Replay(traced, fused.graph, compiled=True)
         watched = tuple((given[node], given[node].array, given[node].array[...]) for node in fused.relied)
-        report = replace(fused.report, seconds={"trace": traced.seconds, **fused.report.seconds})
-        for region in report.regions:
-            log.info("%s", region)
+        report = with_errors(fused.report, found)
+        report = replace(report, seconds={"trace": traced.seconds, **report.seconds})
         return Entry(report, replay, watched)
 
     def _fallback(self, error: Exception) -> Entry:

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from fuser.errors import TraceError
 from fuser.frontends.captures import captures, names_in, tops_of
 from fuser.frontends.mlx import trace
+from fuser.frontends.stand_ins import replacement
 from fuser.frontends.state import Change, Held, RandomState, random_state, readable, swapped
 from fuser.frontends.trees import Slot, Spec, Walk, loosened
 from fuser.ir.graph import Graph, Node
@@ -89,8 +90,8 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
     return trace_with(fn, call, held)
 
 
-def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
-    """Trace a call with the state that is `held`."""
+def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: bool = False) -> Traced:
+    """Trace a call with the state that is `held`; see `fuser.frontends.mlx.trace` for `shapeless`."""
     start = time.perf_counter()
     walk = call.walk
     arrays = [*walk.arrays, *held.arrays]
@@ -101,8 +102,9 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
 
     def program(inputs: Sequence[mx.array]) -> list[mx.array]:
         arguments, keywords = call.with_arrays(inputs[:count])
-        with swapped(stores, slots, inputs) as changes:
-            result = fn(*arguments, **keywords)
+        with swapped(stores, slots, inputs, replacement) as changes:
+            # the program may itself be a function that MLX has made
+            result = (replacement(fn) or fn)(*arguments, **keywords)
             found = Walk({id(each): number for number, each in enumerate([*walk.objects, *held.objects])})
             seen["results"] = found.walk(result)
             seen["count"] = len(found.arrays)
@@ -117,7 +119,7 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held) -> Traced:
     tops = tops_of([*captures(fn), *held.roots, call.args, call.kwargs]) if modules else []
     names = names_in(tops)
     with turns.tracing(), uncollected():
-        traced = trace(program, arrays, names, modules)
+        traced = trace(program, arrays, names, modules, shapeless=shapeless)
     _refuse_aliases(arrays, traced.mutated)
     # what a module holds can be trained: it is seen at every call, and not read as a number
     trained = {id(array) for _, module in tops for array in parameters_of(module)}

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from fuser.checkpoints import collapse
 from fuser.errors import TraceError
 from fuser.execute import Flat, runner
 from fuser.frontends.state import Held, random_state
@@ -19,9 +20,9 @@ from fuser.segments import segmented
 
 
 class Replay:
-    """A traced call that can be made again with other arrays of the same shapes."""
+    """A traced call that can be made again with other arrays of the same shapes (of any, if it is not `sized`)."""
 
-    def __init__(self, traced: Traced, graph: Graph, *, compiled: bool) -> None:
+    def __init__(self, traced: Traced, graph: Graph, *, compiled: bool, sized: bool = True) -> None:
         self._traced = traced
         inputs = {Value(node): number for number, node in enumerate(graph.inputs)}
         self._types = [node.outputs[0] for node in graph.inputs]
@@ -34,21 +35,22 @@ class Replay:
         # places from the end are inputs
         picks = [inputs[output] - len(inputs) if output in inputs else place[output] for output in graph.outputs]
         taken: dict[int, int] = {}
-        self._handles = []
+        self._handles: list[tuple[int, int]] = []
         for number, same in enumerate(traced.same):
             if same >= 0:
                 picks[number] = same - len(inputs)
             elif picks[number] < 0 or taken.setdefault(picks[number], same) != same:
                 # the program has two array objects of one value: one may be updated in place without the other
-                self._handles.append(number)
+                self._handles.append((number, same))
         self._picks = picks
         self._straight = picks == list(range(len(computed))) and not self._handles
         trimmed = graph.copy()
         trimmed.outputs = computed
         trimmed.prune()
+        collapse(trimmed)
         # steps of our own kernels stand between compiled pieces
-        parts = segmented(trimmed) if compiled and computed else None
-        flat = _checked(parts or runner(trimmed), self._types)
+        parts = segmented(trimmed) if compiled and computed and sized else None
+        flat = _checked(parts or runner(trimmed), self._types, 0 if sized else traced.arguments)
         self._flat: Flat = _compiled(flat) if compiled and computed and parts is None else flat
 
     @property
@@ -71,8 +73,11 @@ class Replay:
             return made
         both = [*made, *inputs]
         given = [both[pick] for pick in self._picks]
-        for number in self._handles:
-            given[number] = given[number][...]
+        handles: dict[int, mx.array] = {}
+        for number, same in self._handles:
+            if same not in handles:
+                handles[same] = given[number][...]
+            given[number] = handles[same]
         return given
 
     def finish(self, outputs: list[mx.array], inputs: Sequence[mx.array], call: Call | None, held: Held) -> Any:
@@ -102,9 +107,11 @@ def _refuse_reshaped(graph: Graph, traced: Traced, start: int) -> None:
             raise TraceError("the program gives an array another shape or dtype in place")
 
 
-def _checked(run: Flat, types: Sequence[TensorType]) -> Flat:
+def _checked(run: Flat, types: Sequence[TensorType], free: int) -> Flat:
+    """`run`, after a look at its inputs; the first ones are `free` to have other sizes than those of the trace."""
+
     def checked(inputs: Sequence[mx.array]) -> list[mx.array]:
-        for array, type in zip(inputs, types, strict=True):
+        for array, type in zip(inputs[free:], types[free:], strict=True):
             if array.shape != type.shape or array.dtype != type.dtype:
                 raise TraceError(f"an array of the state became {array.dtype} {list(array.shape)} in place")
         return run(inputs)

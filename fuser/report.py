@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fuser.ir.graph import Node, Value
 from fuser.ir.types import TensorType
+from fuser.report_remedies import remedy
+from fuser.report_text import name_of
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 Verdict = Literal["fused", "already fused", "refused", "not attention"]
 VERDICTS: tuple[Verdict, ...] = ("fused", "already fused", "refused", "not attention")
@@ -35,7 +38,7 @@ class Anchors:
     """The kernel's call in the fused graph."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Region:
     """One softmax of the program and what became of it."""
 
@@ -64,28 +67,44 @@ class Region:
     """Floating-point operations no longer done."""
     kernel: str | None = None
     """The kernel that the call reaches on the machine it runs on, or why MLX computes it unfused; None unless fused."""
+    source: str | None = None
+    """The line of the program where the softmax is, as `file.py:12`; None where it is not known."""
+    error: float | None = None
+    """How far the fused answer was from the unfused one, of the largest value, where the two were compared."""
     anchors: Anchors | None = field(default=None, compare=False, repr=False)
     """Its nodes, for `fuser.page`; no part of the JSON."""
+
+    @property
+    def remedy(self) -> str | None:
+        """What to change so that it can be fused; None unless it was refused."""
+        return remedy(self.reason) if self.verdict == "refused" and self.reason else None
 
     def to_dict(self) -> dict[str, Any]:
         """The region as JSON types; arrays as `{"shape": [...], "dtype": "float32"}`."""
         entry = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "anchors"}
+        entry["remedy"] = self.remedy
+        entry["error"] = self.error if self.error is not None and math.isfinite(self.error) else None
         for name in ("q", "k", "v"):
             type = getattr(self, name)
             entry[name] = type and {"shape": list(type.shape), "dtype": str(type.dtype).rpartition(".")[2]}
         return entry
 
     def __str__(self) -> str:
+        why = self.reason if self.remedy is None else f"{self.reason} -> {self.remedy}"
         if self.q is None or self.k is None:
-            return f"{self.verdict}: {self.name} at {self.at}: {self.reason}"
+            return f"{self.verdict}: {name_of(self)} at {self.at}: {why}"
         heads = f"{self.query_heads}" if self.query_heads == self.key_heads else f"{self.query_heads}->{self.key_heads}"
         scale = "traced" if self.scale is None else f"{self.scale:.6g}"
-        line = f"{self.verdict}: {self.name} heads {heads}, {self.q.shape[2]}x{self.k.shape[2]}, D {self.q.shape[3]}"
+        line = (
+            f"{self.verdict}: {name_of(self)} heads {heads}, {self.q.shape[2]}x{self.k.shape[2]}, D {self.q.shape[3]}"
+        )
         line += f", mask {self.mask}, scale {scale}, {str(self.q.dtype).rpartition('.')[2]}"
-        return line if self.reason is None else f"{line}: {self.reason}"
+        return line if why is None else f"{line}: {why}"
+
+    __repr__ = __str__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was found in a program: one region for each softmax, in the program's order."""
 
@@ -125,14 +144,16 @@ class Report:
         head = f"{self.program or 'program'}: {counts or 'no softmax'}"
         return "\n".join([head, *(f"  {note}" for note in self.notes), *(f"  {region}" for region in self.regions)])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
         from fuser.report_show import html_of
 
         return html_of(self)
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """A table, for `rich.print` and terminals."""
-        from fuser.report_show import rich_of
+        from fuser.report_table import rendered
 
-        return rich_of(self)
+        yield from rendered(self, console, options)

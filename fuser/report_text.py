@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fuser.ir.types import TensorType
     from fuser.report import Region, Report
 
+# what a table says of an attention besides its name
+COLUMNS = ("heads", "lengths", "depth", "mask", "scale", "dtype", "kernel", "memory", "FLOPs")
 # said in shape as well as in colour
 MARKS = {"fused": "✓", "already fused": "●", "refused": "✕", "not attention": "·"}
+
+
+def name_of(region: Region) -> str:
+    """The region's name, and the line of the program where that does not say it already."""
+    told = region.source is None or region.source in region.name
+    return region.name if told else f"{region.name} ({region.source})"
 
 
 def dtype_of(type: TensorType) -> str:
@@ -46,6 +55,32 @@ def depth_of(region: Region) -> str:
 def scale_of(region: Region) -> str:
     """The scale, or that it is computed."""
     return "" if region.q is None else "computed" if region.scale is None else f"{region.scale:.4g}"
+
+
+def kernel_of(region: Region) -> str:
+    """The kernel that is reached, in a word or two: `Metal, tiled`, `CPU, unfused`."""
+    where_and_which = (region.kernel or "").split(", ")[:2]
+    return re.split(r":| \(", ", ".join(where_and_which))[0]
+
+
+def cells(region: Region) -> tuple[str, ...]:
+    """A cell for each of `COLUMNS`."""
+    saved = (amount(region.bytes_saved, "B"), amount(region.flops_saved, ""))
+    memory, flops = (
+        f"-{text.strip()}" if count else ("-" if region.verdict == "fused" else "")
+        for text, count in zip(saved, (region.bytes_saved, region.flops_saved), strict=True)
+    )
+    return (
+        heads_of(region),
+        lengths_of(region),
+        depth_of(region),
+        region.mask or "",
+        scale_of(region),
+        "" if region.q is None else dtype_of(region.q),
+        kernel_of(region),
+        memory,
+        flops,
+    )
 
 
 def amount(count: float, unit: str) -> str:

@@ -61,19 +61,7 @@ def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], 
 
 def _piece(graph: Graph, nodes: Sequence[Node], given: list[Value]) -> tuple[list[Value], Step, list[Value]]:
     """The nodes as a graph of their own, compiled."""
-    part, copies, reads = Graph(), dict[Value, Value](), list[Value]()
-    for node in nodes:
-        operands = graph.operands(node)
-        for operand in operands:
-            if operand not in copies:
-                if operand.node.array is not None:
-                    copies[operand] = part.add_constant(operand.node.array)
-                else:
-                    copies[operand] = part.add_input(operand.type)
-                    reads.append(operand)
-        first = part.add(node.op, [copies[each] for each in operands], *node.arguments, outputs=node.outputs)
-        copies.update({Value(node, index): Value(first.node, index) for index in range(len(node.outputs))})
-    part.outputs = [copies[value] for value in given]
+    part, reads = graph.part(nodes, given)
     run = runner(part)
     compiled: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
     return reads, lambda inputs: compiled(*inputs), given

@@ -17,6 +17,7 @@ import mlx.core as mx
 from fuser.ir.types import TensorType
 
 Mask = Literal["none", "causal", "boolean", "additive"]
+Backend = Literal["metal", "cuda", "cpu"]
 HALVES = (mx.float16, mx.bfloat16)
 
 # Metal: queries up to this many take the vector kernel, more the tiled one
@@ -55,6 +56,11 @@ class Call:
     def groups(self) -> int:
         """The query heads for each head of keys."""
         return self.q.shape[1] // max(self.k.shape[1], 1)
+
+    @property
+    def cells(self) -> int:
+        """The number of scores."""
+        return self.q.shape[0] * self.q.shape[1] * self.q.shape[2] * self.k.shape[2]
 
     @property
     def array(self) -> bool:
@@ -180,7 +186,7 @@ def has_accelerators(architecture: str) -> bool:
     return found is not None and int(found[1]) >= (18 if found[2] == "p" else 17)
 
 
-def backend() -> Literal["metal", "cuda", "cpu"]:
+def backend() -> Backend:
     """Where MLX runs what it is not told to run elsewhere."""
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"

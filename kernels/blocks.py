@@ -6,13 +6,15 @@ of the lengths.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuser.kernels.bands import FAR
+
 Array = NDArray[Any]
-FAR = 1 << 30
 ROWS, COLUMNS = 256, 512
 
 
@@ -25,9 +27,12 @@ def attend(
     mask: Array | None = None,
     sinks: Array | None = None,
     slopes: Array | None = None,
+    folded: bool = False,
     softcap: float = 0.0,
     ahead: int = FAR,
     behind: int = FAR,
+    fill: float = -math.inf,
+    empty: float = 0.0,
 ) -> Array:
     """As `fuser.kernels.host.attend`, which calls it."""
     batch, heads, queries, _ = q.shape
@@ -53,10 +58,10 @@ def attend(
             if softcap:
                 scores = np.tanh(scores / np.float32(softcap)) * np.float32(softcap)
             if slopes is not None:
-                scores += np.float32(slopes[h]) * (column - reach)
+                scores += np.float32(slopes[h]) * (np.abs(column - reach) if folded else column - reach)
             if full is not None:
                 part = full[b, h, rows, columns]
-                scores = np.where(part, scores, -np.inf) if part.dtype == np.bool_ else scores + part
+                scores = np.where(part, scores, np.float32(fill)) if part.dtype == np.bool_ else scores + part
             if columns.stop - 1 > rows.start + offset + ahead or columns.start < rows.stop - 1 + offset - behind:
                 scores = np.where((column <= reach + ahead) & (column >= reach - behind), scores, -np.inf)
             top = np.maximum(most, scores.max(axis=1, keepdims=True))
@@ -66,5 +71,5 @@ def attend(
             total = total * fade + scores.sum(axis=1, keepdims=True)
             sum_ = sum_ * fade + scores @ v[b, h // groups, columns]
             most = top
-        out[b, h, rows] = sum_ / np.where(total == 0, np.float32(1), total)
+        out[b, h, rows] = np.where(total == 0, np.float32(empty), sum_ / np.where(total == 0, np.float32(1), total))
     return out

@@ -7,12 +7,14 @@ element. Keys and values are then single numbers that all lanes share.
 
 One pass over keys and values, `TILE` keys at a time, with a running maximum and sum for each row (online softmax), all
 in float32. Rows are those of all query heads of one head of keys, one head after another: row r is query r % QUERIES of
-the group's head r / QUERIES. A row that sees no key, and has no sink, gives zeros.
+the group's head r / QUERIES. A row that sees no key, and has no sink, gives EMPTY (zero, or no number); what a boolean
+mask hides scores FILL, minus infinity or a number so low that it counts only among its like.
 
 What a prelude defines: REAL and WHOLE (a lane's float and int), FIRST and LANE (the item's first row, the lane's place
 in it), BLOCK (rows of an item), OWN(i) (which number of a head a thread's i-th is), EXP, TANH, TAKE, PUT, SPLAT,
-SUMMED, TILE_START, KEY_AT, VALUE_AT (`FETCH` numbers each), the sizes, and the switches as constants or variables: MASK
-(0 none, 1 boolean, 2 additive), SINKS, SLOPES, CAPPED.
+SUMMED, TILE_START, KEY_AT, VALUE_AT (`FETCH` numbers each), MASK_START, KEPT_AT and BIAS_AT (the mask at a key, from
+`cell` on), the sizes, and the switches as constants or variables: MASK (0 none, 1 boolean, 2 additive), SINKS, SLOPES
+(FOLDED: of distances without a sign), CAPPED.
 """
 
 BODY = r"""
@@ -23,6 +25,8 @@ BODY = r"""
     const WHOLE place = safe % QUERIES;
     const WHOLE head = safe / QUERIES;
     const WHOLE reach = place + offset;
+    const WHOLE cell = head * MASK_HEAD + place * MASK_ROW;
+    (void)cell;
 
     // the first and last query of the item bound the keys that any of its rows can see
     const int last = (FIRST + BLOCK < rows ? FIRST + BLOCK : rows) - 1;
@@ -80,18 +84,19 @@ BODY = r"""
                 score[c] = TANH(score[c] * (1.0f / CAP)) * CAP;
         if (SLOPES)
             UNROLL_TILE
-            for (int c = 0; c < TILE; c++)
-                score[c] += slope * AS_REAL(tile + c - reach);
-        if (MASK != 0)
-            UNROLL_TILE
             for (int c = 0; c < TILE; c++) {
-                const int near = tile + c < KEYS ? tile + c : KEYS - 1;
-                const WHOLE cell = head * MASK_HEAD + place * MASK_ROW + near * MASK_KEY;
-                if (MASK == 1)
-                    score[c] = KEPT(keep, cell) ? score[c] : SPLAT(HIDDEN);
-                else
-                    score[c] += TAKE(bias, cell);
+                const WHOLE away = tile + c - reach;
+                score[c] += slope * AS_REAL(FOLDED ? (away < 0 ? -away : away) : away);
             }
+        if (MASK != 0) {
+            MASK_START
+            UNROLL_TILE
+            for (int c = 0; c < TILE; c++)
+                if (MASK == 1)
+                    score[c] = KEPT_AT(tile + c) ? score[c] : SPLAT(FILL);
+                else
+                    score[c] += BIAS_AT(tile + c);
+        }
         // a tile at an edge: some rows do not see all of it
         if (tile + TILE > low + offset + AHEAD + 1 || tile < high + offset - BEHIND || tile + TILE > KEYS)
             UNROLL_TILE
@@ -137,7 +142,8 @@ BODY = r"""
         }
     }
 
-    const REAL share = total > 0.0f ? 1.0f / total : total;
+    // no key was seen: what EMPTY says; a sum that is no number stays none
+    const REAL share = total > 0.0f ? 1.0f / total : total + EMPTY;
     UNROLL_WIDTH
     for (int i = 0; i < WIDTH_HERE; i++)
         if (OWN(i) < WIDTH)

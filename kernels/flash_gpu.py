@@ -8,17 +8,19 @@ type and head size and keeps it.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
+from fuser.kernels import flash_mma
 from fuser.kernels.admission import backend
+from fuser.kernels.bands import FAR
 from fuser.kernels.flash_body import BODY
 
 WIDEST = 256
 THREADS = 128
-FAR = 1 << 30
 
 SHARED = r"""
 #define FIRST first
@@ -41,7 +43,10 @@ SHARED = r"""
 #define WHOLE_SPLAT(x) (x)
 #define AS_REAL(x) float(x)
 #define TAKE(base, index) float((base)[index])
-#define KEPT(base, index) ((base)[index])
+#define MASK_START
+#define NEAR(key) ((key) < KEYS ? (key) : KEYS - 1)
+#define KEPT_AT(key) keep[cell + NEAR(key) * sizes[8]]
+#define BIAS_AT(key) float(bias[cell + NEAR(key) * sizes[8]])
 #define PUT(base, index, there, value) { if (there) (base)[index] = T(value); }
 #define SUMMED(x) summed<PARTS>(x)
 #define YES true
@@ -50,10 +55,10 @@ SHARED = r"""
 #define HIDDEN -INFINITY
 #define KEY_AT(key, c, i) \
     float number[4]; \
-    fetch4<T, D, PARTS>(k + LONG((key) + (c) < KEYS ? (key) + (c) : KEYS - 1) * D, OWN(i), aligned, number);
+    fetch4<T, D, PARTS>(k + LONG(NEAR((key) + (c))) * D, OWN(i), aligned, number);
 #define VALUE_AT(key, i) \
     float number[4]; \
-    fetch4<T, DV, PARTS>(v + LONG((key) < KEYS ? (key) : KEYS - 1) * DV, OWN(i), aligned, number);
+    fetch4<T, DV, PARTS>(v + LONG(NEAR(key)) * DV, OWN(i), aligned, number);
 #define GROUPS groups
 #define QUERIES queries
 #define KEYS keys
@@ -61,13 +66,15 @@ SHARED = r"""
 #define WIDTH DV
 #define SCALE scale
 #define CAP cap
+#define FILL numbers[2]
+#define EMPTY numbers[3]
 #define CAPPED HAS_CAP
 #define SINKS HAS_SINKS
 #define SLOPES HAS_SLOPES
 #define MASK MASK_KIND
 #define MASK_HEAD sizes[6]
 #define MASK_ROW sizes[7]
-#define MASK_KEY sizes[8]
+#define FOLDED (sizes[11] != 0)
 #define AHEAD ahead
 #define BEHIND behind
 """
@@ -214,11 +221,18 @@ def attend(
     mask: mx.array | None = None,
     sinks: mx.array | None = None,
     slopes: mx.array | None = None,
+    folded: bool = False,
     softcap: float = 0.0,
     ahead: int = FAR,
     behind: int = FAR,
+    fill: float = -math.inf,
+    empty: float = 0.0,
+    cores: bool = False,
 ) -> mx.array:
-    """As `fuser.kernels.host.attend`, on the GPU, for float32, float16 and bfloat16 arrays of one type."""
+    """As `fuser.kernels.host.attend`, on the GPU, for float32, float16 and bfloat16 arrays of one type.
+
+    `cores` asks for CUDA's tensor cores, for half types.
+    """
     batch, heads, queries, depth = q.shape
     shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
     groups = heads // shared
@@ -230,29 +244,29 @@ def attend(
             mask = mask.astype(mx.float32)
         batch_step, head_step, row_step, key_step = _steps(mask.shape)
         steps = [batch_step, head_step * groups, head_step, row_step, key_step]
-    sizes = [groups, queries, keys, shared, *steps, min(ahead, FAR), min(behind, FAR)]
-    arrays += [_constants(tuple(sizes), mx.int32), _constants((float(scale), float(softcap)), mx.float32)]
+    sizes = [groups, queries, keys, shared, *steps, min(ahead, FAR), min(behind, FAR), int(folded)]
+    arrays += [_constants(tuple(sizes), mx.int32), _constants((float(scale), float(softcap), fill, empty), mx.float32)]
     arrays += [array for array in (mask, sinks, slopes) if array is not None]
     widest = max(depth, width)
     parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
     blocks = -(-groups * queries * parts // THREADS)
-    run = kernel(backend(), mask is not None, sinks is not None, slopes is not None)
     kind = 0 if mask is None else 1 if mask.dtype == mx.bool_ else 2
+    template = [("T", q.dtype), ("D", depth), ("DV", width)]
+    template += [("HAS_SLOPES", slopes is not None), ("HAS_CAP", softcap > 0)]
+    threads = THREADS
+    if cores:
+        threads = 32 * flash_mma.WARPS
+        blocks = -(-groups * queries // (16 * flash_mma.WARPS))
+        run = flash_mma.kernel(kind, sinks is not None, slopes is not None)
+        template += [("WARPS", flash_mma.WARPS), ("BRAIN", q.dtype == mx.bfloat16)]
+    else:
+        run = kernel(backend(), mask is not None, sinks is not None, slopes is not None)
+        template += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks is not None)]
     found = run(
         inputs=arrays,
-        template=[
-            ("T", q.dtype),
-            ("D", depth),
-            ("DV", width),
-            ("PARTS", parts),
-            ("THREADS", THREADS),
-            ("MASK_KIND", kind),
-            ("HAS_SINKS", sinks is not None),
-            ("HAS_SLOPES", slopes is not None),
-            ("HAS_CAP", softcap > 0),
-        ],
-        grid=(blocks * THREADS, batch * shared, 1),
-        threadgroup=(THREADS, 1, 1),
+        template=template,
+        grid=(blocks * threads, batch * shared, 1),
+        threadgroup=(threads, 1, 1),
         output_shapes=[(batch, heads, queries, width)],
         output_dtypes=[q.dtype],
     )

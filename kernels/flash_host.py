@@ -8,6 +8,7 @@ HOST = (
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,8 +37,8 @@ struct Problem {
     float *out;
     int64_t batch, heads, groups, queries, keys, depth, width, padded;
     int64_t mask_batch, mask_heads, mask_head, mask_row, mask_key;
-    int64_t mask, ahead, behind;
-    float scale, cap;
+    int64_t mask, ahead, behind, folded;
+    float scale, cap, fill, empty;
 };
 
 static inline REAL splat(float x) { return REAL{} + x; }
@@ -50,11 +51,19 @@ static inline REAL take(const float *base, WHOLE index) {
     return found;
 }
 
-static inline WHOLE kept(const uint8_t *base, WHOLE index) {
-    WHOLE found;
-    for (int l = 0; l < LANES; l++)
-        found[l] = base[index[l]] ? -1 : 0;
-    return found;
+// a tile of a mask, turned so that the lanes of a key lie together; `same`: all lanes read one row
+template <typename From, typename To, typename Lanes>
+static inline void turn(const From *base, WHOLE cell, int64_t step, int count, bool same, To one, Lanes *room) {
+    To *place = reinterpret_cast<To *>(room);
+    if (same)
+        for (int c = 0; c < count; c++)
+            room[c] = Lanes{} + (To)(base[cell[0] + c * step] * one);
+    else
+        for (int l = 0; l < LANES; l++)
+            for (int c = 0; c < count; c++)
+                place[c * LANES + l] = (To)(base[cell[l] + c * step] * one);
+    for (int c = count; c < TILE; c++)
+        room[c] = Lanes{};
 }
 
 static inline void put(float *base, WHOLE index, WHOLE there, REAL value) {
@@ -112,7 +121,6 @@ static inline REAL tangent(REAL x) {
 #define EXP exponential
 #define TANH tangent
 #define TAKE take
-#define KEPT kept
 #define PUT put
 #define SUMMED(x) (x)
 #define YES whole(-1)
@@ -130,6 +138,16 @@ static inline REAL tangent(REAL x) {
         pack(held, room, std::min(TILE, keys - tile), depth); \
         held = room; \
     }
+// only one of the two is filled, and read
+#define MASK_START \
+    const int64_t step = problem.mask_key; \
+    const int filled = std::min(TILE, keys - tile); \
+    if (MASK == 1) \
+        turn(keep + tile * step, cell, step, filled, same, (int32_t)-1, open); \
+    else \
+        turn(bias + tile * step, cell, step, filled, same, 1.0f, shift);
+#define KEPT_AT(key) (open[(key) - tile] != 0)
+#define BIAS_AT(key) shift[(key) - tile]
 #define KEY_AT(key, c, i) const float *number = held + ((key) - tile) * DEPTH + (i) * KEYS_AT_ONCE + (c);
 #define VALUE_AT(key, i) const float *number = v + (int64_t)(key) * padded + (i);
 #define GROUPS groups
@@ -139,13 +157,15 @@ static inline REAL tangent(REAL x) {
 #define WIDTH width
 #define SCALE problem.scale
 #define CAP problem.cap
+#define FILL problem.fill
+#define EMPTY problem.empty
 #define CAPPED (problem.cap > 0.0f)
 #define SINKS (problem.sinks != nullptr)
 #define SLOPES (problem.slopes != nullptr)
 #define MASK problem.mask
 #define MASK_HEAD (int)problem.mask_head
 #define MASK_ROW (int)problem.mask_row
-#define MASK_KEY (int)problem.mask_key
+#define FOLDED (problem.folded != 0)
 #define AHEAD ahead
 #define BEHIND behind
 
@@ -172,6 +192,9 @@ static void attend_rows(const Problem &problem, const float *packed, const float
     const float *bias = problem.bias ? problem.bias + corner : nullptr;
     const float *sinks = problem.sinks ? problem.sinks + heads * groups : nullptr;
     const float *slopes = problem.slopes ? problem.slopes + heads * groups : nullptr;
+    const bool same = problem.mask_row == 0 && (problem.mask_head == 0 || groups == 1);
+    WHOLE open[TILE];
+    REAL shift[TILE];
     WHOLE lane;
     for (int l = 0; l < LANES; l++)
         lane[l] = l;
@@ -180,19 +203,30 @@ static void attend_rows(const Problem &problem, const float *packed, const float
     + r"""
 }
 
-template <typename Each>
-static void shared_out(int64_t count, int threads, Each each) {
-    std::atomic<int64_t> next{0};
+// all of `first`, then all of `second`, shared out over threads that are started once
+template <typename First, typename Second>
+static void shared_out(int64_t firsts, First first, int64_t seconds, Second second, int threads) {
+    std::atomic<int64_t> next{0}, later{0};
+    std::atomic<int> waiting{(int)std::max<int64_t>(1, std::min<int64_t>(threads, seconds))};
+    const int others = waiting - 1;
     auto work = [&] {
-        for (int64_t i = next++; i < count; i = next++)
-            each(i);
+        for (int64_t i = next++; i < firsts; i = next++)
+            first(i);
+        for (waiting--; firsts > 0 && waiting > 0;)
+            std::this_thread::yield();
+        for (int64_t i = later++; i < seconds; i = later++)
+            second(i);
     };
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads && t < count; t++)
-        others.emplace_back(work);
+    std::vector<std::thread> team;
+    for (int t = 0; t < others; t++)
+        try {
+            team.emplace_back(work);
+        } catch (const std::system_error &) {
+            waiting--;
+        }
     work();
-    for (auto &other : others)
-        other.join();
+    for (auto &each : team)
+        each.join();
 }
 
 extern "C" int64_t problem_size() { return sizeof(Problem); }
@@ -208,20 +242,21 @@ extern "C" void attend(Problem *given, int threads) {
     // for a few rows (decoding) keys are packed as they are met
     const bool before = blocks > 2;
     std::vector<float> packed(before ? all * filled * depth : 0), room(pad ? all * keys * problem.padded : 0);
-    shared_out(all, threads, [&](int64_t group) {
+    const float *values = pad ? room.data() : problem.v;
+    const float *ready = before ? packed.data() : nullptr;
+    auto prepare = [&](int64_t group) {
         if (before)
             pack(problem.k + group * keys * depth, packed.data() + group * filled * depth, keys, depth);
         if (pad)
             for (int64_t key = 0; key < keys; key++)
                 std::copy_n(problem.v + (group * keys + key) * width, width,
                             room.data() + (group * keys + key) * problem.padded);
-    });
-    const float *values = pad ? room.data() : problem.v;
-    const float *ready = before ? packed.data() : nullptr;
-    shared_out(all * blocks, threads, [&](int64_t item) {
+    };
+    auto attend = [&](int64_t item) {
         // the last rows see most under a causal mask: they go first, so that threads end together
         attend_rows(problem, ready, values, item / blocks, (blocks - 1 - item % blocks) * LANES);
-    });
+    };
+    shared_out(before || pad ? all : 0, prepare, all * blocks, attend, threads);
 }
 """
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -20,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.kernels import blocks
+from fuser.kernels.bands import FAR
 from fuser.kernels.flash_host import HOST
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 WIDEST = 512
-# one number for "no limit" that still leaves room to add lengths to it
-FAR = 1 << 30
-# below this many multiplications a second thread costs more than it gives
-ALONE = 1 << 18
+# below this many multiplications starting a second thread costs more than it gives
+ALONE = 1 << 24
 
 
 class Problem(ctypes.Structure):
@@ -37,8 +37,8 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "bias", "sinks", "slopes", "keep", "out")),
         *((name, ctypes.c_int64) for name in ("batch", "heads", "groups", "queries", "keys", "depth", "width")),
         *((name, ctypes.c_int64) for name in ("padded", "mask_batch", "mask_heads", "mask_head", "mask_row")),
-        *((name, ctypes.c_int64) for name in ("mask_key", "mask", "ahead", "behind")),
-        *((name, ctypes.c_float) for name in ("scale", "cap")),
+        *((name, ctypes.c_int64) for name in ("mask_key", "mask", "ahead", "behind", "folded")),
+        *((name, ctypes.c_float) for name in ("scale", "cap", "fill", "empty")),
     )
 
 
@@ -106,6 +106,7 @@ def threads() -> int:
 
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
 
 
 def attend(
@@ -117,65 +118,83 @@ def attend(
     mask: Array | None = None,
     sinks: Array | None = None,
     slopes: Array | None = None,
+    folded: bool = False,
     softcap: float = 0.0,
     ahead: int = FAR,
     behind: int = FAR,
+    fill: float = -math.inf,
+    empty: float = 0.0,
 ) -> Array:
     """Attention of float32 arrays `[B, N_q, T_q, D]`, `[B, N_kv, T_kv, D]`, `[B, N_kv, T_kv, D_v]`.
 
     `mask` is boolean (True keeps) or float32 (added), and broadcasts to `[B, N_q, T_q, T_kv]`. Row i sees the columns
     from i + T_kv - T_q - `behind` to i + T_kv - T_q + `ahead`: causal is `ahead=0`. `softcap` c makes c tanh(s / c) of
-    the scaled scores, `slopes` (one for each head) add slope x (column - i - T_kv + T_q).
+    the scaled scores, `slopes` (one for each head) add slope x (column - i - T_kv + T_q), of which `folded` takes the
+    size alone. A boolean mask sets scores to `fill`, and a row that sees no key gives `empty` (0 or NaN). Raises
+    `ValueError` for head sizes over 496.
     """
     compiled = library()
     if compiled is None:
-        given: dict[str, Any] = {"mask": mask, "sinks": sinks, "slopes": slopes}
-        return blocks.attend(q, k, v, scale=scale, softcap=softcap, ahead=ahead, behind=behind, **given)
+        given: dict[str, Any] = {"mask": mask, "sinks": sinks, "slopes": slopes, "folded": folded}
+        given |= {"softcap": softcap, "ahead": ahead, "behind": behind, "fill": fill, "empty": empty}
+        return blocks.attend(q, k, v, scale=scale, **given)
     q, k, v = (np.ascontiguousarray(each, np.float32) for each in (q, k, v))
-    batch, heads, queries, depth = q.shape
-    shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
-    if max(depth, width) > WIDEST - 16:
-        raise ValueError(f"head sizes of {depth} and {width} are more than the kernel has room for")
-    out = np.empty((batch, heads, queries, width), np.float32)
-    alive: list[Array] = []
-
-    def vector(array: Array | None) -> int | None:
-        if array is None:
-            return None
-        alive.append(np.ascontiguousarray(array, np.float32))
-        return alive[-1].ctypes.data
-
-    problem = Problem(
-        q=q.ctypes.data,
-        k=k.ctypes.data,
-        v=v.ctypes.data,
-        sinks=vector(sinks),
-        slopes=vector(slopes),
-        out=out.ctypes.data,
-        batch=batch,
-        heads=shared,
-        groups=heads // shared,
-        queries=queries,
-        keys=keys,
-        depth=depth,
-        width=width,
-        ahead=min(ahead, FAR),
-        behind=min(behind, FAR),
-        scale=scale,
-        cap=softcap,
-    )
+    problem = Problem.from_buffer_copy(_sizes(q.shape, k.shape, v.shape[3], scale, softcap, ahead, behind, folded))
+    problem.fill, problem.empty = fill, empty
+    out = np.empty((*q.shape[:3], v.shape[3]), np.float32)
+    # arrays that are made here must live until the call is over
+    alive = [q, k, v]
+    if sinks is not None:
+        alive.append(np.ascontiguousarray(sinks, np.float32))
+        problem.sinks = _address(alive[-1])
+    if slopes is not None:
+        alive.append(np.ascontiguousarray(slopes, np.float32))
+        problem.slopes = _address(alive[-1])
     if mask is not None:
         boolean = mask.dtype == np.bool_
         if not boolean:
             mask = mask.astype(np.float32, copy=False)
-        full = np.broadcast_to(mask, (batch, heads, queries, keys))
-        size = full.itemsize
-        steps = [step // size for step in full.strides]
-        problem.mask_batch, problem.mask_heads = steps[0], steps[1] * (heads // shared)
-        problem.mask_head, problem.mask_row, problem.mask_key = steps[1:]
-        problem.mask = 1 if boolean else 2
-        address = full.__array_interface__["data"][0]
-        problem.keep, problem.bias = (address, None) if boolean else (None, address)
-    alone = batch * heads * queries * keys * (depth + width) < ALONE
+        alive.append(mask)
+        full = np.broadcast_to(mask, (*q.shape[:3], k.shape[2]))
+        batch, head, row, key = (step // full.itemsize for step in full.strides)
+        problem.mask_batch, problem.mask_heads, problem.mask_head = batch, head * problem.groups, head
+        problem.mask_row, problem.mask_key, problem.mask = row, key, 1 if boolean else 2
+        if boolean:
+            problem.keep = _address(full)
+        else:
+            problem.bias = _address(full)
+    problem.q, problem.k, problem.v, problem.out = _address(q), _address(k), _address(v), _address(out)
+    alone = q.size * k.shape[2] * (1 + v.shape[3] / max(q.shape[3], 1)) < ALONE
     compiled.attend(ctypes.byref(problem), 1 if alone else threads())
     return out
+
+
+def _address(array: Array) -> int:
+    # ten times as fast as `array.ctypes.data`
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+@functools.lru_cache(256)
+def _sizes(
+    q: Shape, k: Shape, width: int, scale: float, softcap: float, ahead: int, behind: int, folded: bool
+) -> bytes:
+    """What the compiled code is told of calls of these shapes, but for the arrays."""
+    if max(q[3], width) > WIDEST - 16:
+        raise ValueError(f"head sizes of {q[3]} and {width} are more than the kernel has room for")
+    return bytes(
+        Problem(
+            batch=q[0],
+            heads=k[1],
+            groups=q[1] // k[1],
+            queries=q[2],
+            keys=k[2],
+            depth=q[3],
+            width=width,
+            ahead=min(ahead, FAR),
+            behind=min(behind, FAR),
+            folded=folded,
+            scale=scale,
+            cap=softcap,
+        )
+    )

@@ -7,7 +7,7 @@ Gradients are those of MLX's operations too: the kernel stands under `mx.custom_
 
 from __future__ import annotations
 
-import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,32 +21,41 @@ from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.ir.types import TensorType
 from fuser.kernels import flash_gpu, host, padding
-from fuser.kernels.admission import HALVES, Call, Mask, backend, reached
+from fuser.kernels.admission import HALVES, Call, Mask, backend, cuda, reached
+from fuser.kernels.bands import FAR, Window
+from fuser.kernels.cost import memory, unworthy
 
 Step = Callable[[Sequence[mx.array]], list[mx.array]]
-# below this many multiplications the cut that the step needs costs more than MLX's slow products
-WORTH = 1 << 20
-# bytes for each score that the unfused way holds at its peak
-UNFUSED = 8
+LOWEST = float(np.finfo(np.float32).min)
 TYPES = (mx.float32, *HALVES)
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a call of the kernel asks for, besides its arrays."""
+    """What a call of the kernel asks for, besides its arrays: q, k, v, and mask, slopes, sinks where they are there."""
 
     scale: float
-    causal: bool
-    mask: bool
-    sinks: bool
+    window: Window = (FAR, FAR)
+    mask: bool = False
+    sinks: bool = False
     softcap: float = 0.0
+    slopes: str = ""
+    lowest: bool = False
+    """Rows without a key answer as MLX's call does, which sets what is hidden to the lowest number."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether no query sees ahead."""
+        return self.window[0] == 0
 
 
 def form_of(node: Node, count: int) -> Form:
     """The form of a call node with `count` operands."""
-    scale, causal, sinks = node.arguments[:3]
-    softcap = float(node.arguments[3]) if node.op == FLASH else 0.0
-    return Form(float(scale), bool(causal), count - bool(sinks) > 3, bool(sinks), softcap)
+    scale, causal, sinks, *more = node.arguments
+    if node.op == KERNEL:
+        return Form(float(scale), (0 if causal else FAR, FAR), count - bool(sinks) > 3, bool(sinks), lowest=True)
+    cap, slopes = more
+    return Form(float(scale), causal, count - bool(sinks) - bool(slopes) > 3, bool(sinks), float(cap), slopes)
 
 
 def call_of(form: Form, operands: Sequence[TensorType]) -> Call:
@@ -66,52 +75,43 @@ def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
     return None if dtype in TYPES else f"our kernel for it does not compute in {dtype}"
 
 
-def unworthy(cells: int, products: int) -> str | None:
-    """Why our kernel does not pay for so many scores, made with so many multiplications, or None."""
-    if backend() == "cpu":
-        few = products < WORTH
-        return "our kernel for it pays from 2^20 multiplications on" if few else None
-    # it makes no use of tensor cores: what it saves there is memory
-    fits = cells * UNFUSED < _memory()
-    return "our kernel for it, slow on a GPU, is for scores that do not fit its memory" if fits else None
-
-
-@functools.cache
-def _memory() -> int:
-    """The bytes of the GPU's memory."""
-    found = mx.device_info()
-    return int(found.get("total_memory") or found.get("memory_size") or 64 << 30)
-
-
 def kernel_of(graph: Graph, call: Node) -> str:
     """Which kernel a call reaches where it runs, or why MLX computes it unfused: for the report."""
     operands = [operand.type for operand in graph.operands(call)]
     form = form_of(call, len(operands))
     if call.op == FLASH:
-        return _name(form.softcap)
+        return _name(form)
     asked = call_of(form, operands)
     larger = padding.padded(asked)
     if larger is not None:
         return f"{reached(larger)}, padded to {' and '.join(map(str, sorted(set(larger.heads))))}"
-    return _name(0.0) if step(graph, call) is not None else reached(asked)
+    return _name(form) if step(graph, call) is not None else reached(asked)
 
 
-def _name(softcap: float) -> str:
+def _name(form: Form) -> str:
     on_cpu = "CPU, ours (compiled C++)" if host.library() is not None else "CPU, ours (numpy, no C++ compiler found)"
     where = {"cpu": on_cpu, "cuda": "CUDA, ours", "metal": "Metal, ours"}[backend()]
-    return f"{where}, softcap {softcap:g}" if softcap else where
+    ahead, behind = form.window
+    some = (
+        f"softcap {form.softcap:g}" if form.softcap else "",
+        f"window of {ahead + behind + 1} keys" if ahead < FAR and behind < FAR else "",
+        "slopes" if form.slopes else "",
+    )
+    return ", ".join((where, *filter(None, some)))
 
 
 def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
-    """Whether a call that MLX could take as well goes to ours: on a CPU, where MLX has no kernel, when it is large.
+    """Whether a call that MLX could take as well goes to ours: where MLX has no kernel, and that pays.
 
     On macOS MLX's own products run on Accelerate, against which ours has not been measured.
     """
-    if sys.platform == "darwin":
+    call, where = Call(q, k, v), backend()
+    products = call.cells * (q.shape[3] + v.shape[3])
+    if sys.platform == "darwin" or refuses(q.shape[3], v.shape[3], q.dtype) is not None:
         return False
-    cells = q.size // max(q.shape[3], 1) * k.shape[2]
-    worthy = unworthy(cells, cells * (q.shape[3] + v.shape[3])) is None
-    return worthy and backend() == "cpu" and refuses(q.shape[3], v.shape[3], q.dtype) is None
+    if where == "cuda" and (q.dtype != mx.float32 or cuda(call).kernel is not None):
+        return False
+    return unworthy(call.cells, products, where, memory()) is None
 
 
 def step(graph: Graph, node: Node) -> Step | None:
@@ -125,7 +125,8 @@ def step(graph: Graph, node: Node) -> Step | None:
         larger = padding.padded(call_of(form, operands))
         if larger is not None:
             return lambda x: [_padded(form, larger, x)]
-        if not takes(q, k, v):
+        # rows before the first key, which only a causal mask of fewer keys than queries has, see all keys in MLX
+        if not takes(q, k, v) or (form.causal and q.shape[2] > k.shape[2]):
             return None
     if refuses(q.shape[3], v.shape[3], q.dtype) is not None:
         return None
@@ -197,15 +198,19 @@ def attend(
     mask: mx.array | None = None,
     sinks: mx.array | None = None,
     slopes: mx.array | None = None,
+    folded: bool = False,
     softcap: float = 0.0,
-    ahead: int = host.FAR,
-    behind: int = host.FAR,
+    ahead: int = FAR,
+    behind: int = FAR,
+    fill: float = -math.inf,
+    empty: float = 0.0,
 ) -> mx.array:
     """Our kernel on MLX's arrays, where it is `available`; see `fuser.kernels.host.attend` for what it computes.
 
     On a CPU the arrays are evaluated: raises `Untimely` where that cannot be.
     """
-    scalars: dict[str, Any] = {"scale": scale, "softcap": softcap, "ahead": ahead, "behind": behind}
+    scalars: dict[str, Any] = {"scale": scale, "folded": folded, "softcap": softcap, "ahead": ahead, "behind": behind}
+    scalars |= {"fill": fill, "empty": empty}
     given: dict[str, Any] = {
         name: array for name, array in (("mask", mask), ("sinks", sinks), ("slopes", slopes)) if array is not None
     }
@@ -231,6 +236,21 @@ def _padded(form: Form, larger: Call, x: Sequence[mx.array]) -> mx.array:
 
 def _run(form: Form, x: Sequence[mx.array]) -> mx.array:
     q, k, v, *rest = x
-    mask, sinks = rest[0] if form.mask else None, rest[-1] if form.sinks else None
-    ahead = 0 if form.causal else host.FAR
-    return attend(q, k, v, scale=form.scale, mask=mask, sinks=sinks, softcap=form.softcap, ahead=ahead)
+    sinks = rest.pop() if form.sinks else None
+    slopes = rest.pop() if form.slopes else None
+    ahead, behind = form.window
+    return attend(
+        q,
+        k,
+        v,
+        scale=form.scale,
+        mask=rest[0] if form.mask else None,
+        sinks=sinks,
+        slopes=slopes,
+        folded=form.slopes == "folded",
+        softcap=form.softcap,
+        ahead=ahead,
+        behind=behind,
+        fill=LOWEST if form.lowest else -math.inf,
+        empty=math.nan if form.lowest else 0.0,
+    )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from fuser.ir.types import TensorType
 from fuser.kernels import own
-from fuser.patterns.attention import Attention
+from fuser.kernels.admission import Call, backend
+from fuser.kernels.cost import When, gains_nothing, memory, unworthy
 from fuser.reading.axes import size_of
+from fuser.regions import Attention
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
-def refuses(region: Attention, ours: bool = False) -> str | None:
+def refuses(region: Attention, ours: bool = False, when: When = "always") -> str | None:
     """Why the kernel cannot compute `region`, or None when it can; `ours` says that our own kernel may be called.
+
+    With `when="profitable"` a region is refused, too, where fusing it gains nothing.
 
     The rules are those under which `mx.fast.scaled_dot_product_attention` gives the program's answer, on any backend;
     whether a backend has a fused kernel for the sizes is its own affair: where not, MLX computes the same unfused.
@@ -20,19 +25,34 @@ def refuses(region: Attention, ours: bool = False) -> str | None:
     if region.dtype not in FLOATS:
         return f"the kernel does not compute in {str(region.dtype).rpartition('.')[2]}"
     if region.cap is not None:
-        reason = ", which the kernel cannot do" if not ours else _ours(region)
+        reason = ", which the kernel cannot do" if not ours else _ours(region, when)
         return reason and f"the scores are capped by tanh (softcap){reason}"
-    return None
+    return gains_nothing(called(region), backend(), memory()) if when == "profitable" else None
 
 
-def _ours(region: Attention) -> str | None:
-    """Why our kernel, which can cap scores, is not called for a region that needs it."""
+def called(region: Attention) -> Call:
+    """The call that `region` becomes."""
     roles = region.roles
+    outer, rows, columns = size_of(roles.batch), size_of(roles.queries), size_of(roles.keys)
     width = size_of(region.products_with_values[0].width)
-    reason = own.refuses(region.depth, width, region.dtype)
-    if reason is None:
-        cells = size_of(roles.batch) * roles.query_heads * size_of(roles.queries) * size_of(roles.keys)
-        reason = own.unworthy(cells, cells * (region.depth + width))
+    q, k, v = (
+        TensorType((outer, heads, length, size), region.dtype)
+        for heads, length, size in (
+            (roles.query_heads, rows, region.depth),
+            (roles.key_heads, columns, region.depth),
+            (roles.key_heads, columns, width),
+        )
+    )
+    return Call(q, k, v, region.mask.kind, region.sink is not None)
+
+
+def _ours(region: Attention, when: When) -> str | None:
+    """Why our kernel, which can cap scores, is not called for a region that needs it."""
+    call = called(region)
+    depth, width = call.heads
+    reason = own.refuses(depth, width, region.dtype)
+    if reason is None and when == "profitable":
+        reason = unworthy(call.cells, call.cells * (depth + width), backend(), memory())
     return reason and f": {reason}"
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from fuser.kernels import flash_gpu, host
+from fuser.kernels import flash_gpu, flash_mma, host
 
 FIBERS = r"""
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <ucontext.h>
 #include <vector>
 
@@ -79,6 +80,35 @@ static float simd_shuffle_xor(float x, ushort step) { return exchanged(x, step);
 static float __shfl_xor_sync(unsigned, float x, int step) { return exchanged(x, step); }
 """,
 }
+# one warp's product of 16 x 16 and 16 x 8 halves, over its lanes as the figures of m16n8k16 in the PTX manual have it
+CORES = r"""
+#define SIMULATED
+static uint32_t parts[MOST][6];
+static float half_at(uint32_t bits, int place) {
+    const uint16_t one = bits >> (16 * place);
+    _Float16 number;
+    std::memcpy(&number, &one, sizeof number);
+    return number;
+}
+template <bool BRAIN>
+static void multiply(float *c, const unsigned *a, const unsigned *b) {
+    const int me = here;
+    std::memcpy(parts[me], a, 16), std::memcpy(parts[me] + 4, b, 8);
+    exchanged(0, 0);
+    for (int e = 0; e < 4; e++) {
+        const int row = me / 4 + e / 2 * 8, column = me % 4 * 2 + e % 2;
+        for (int k = 0; k < 16; k++)
+            c[e] += half_at(parts[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2)
+                * half_at(parts[column * 4 + k % 8 / 2][4 + k / 8], k % 2);
+    }
+    exchanged(0, 0);
+}
+"""
+HEADERS = {
+    "metal": flash_gpu.METAL.replace("#include <metal_stdlib>", ""),
+    "cuda": flash_gpu.CUDA,
+    "cores": flash_mma.HEADER,
+}
 NAMES = {mx.float32: "float", mx.float16: "_Float16"}
 # every warning but those about the GPUs' own pragmas is an error
 FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-pass-failed")
@@ -91,35 +121,43 @@ def has_halves(compiler: str) -> bool:
     return subprocess.run(command, input=b"_Float16 x;", capture_output=True, check=False).returncode == 0
 
 
+def cores(folder: Path) -> Callable[..., Callable[..., Any]]:
+    """What can stand for `flash_mma.kernel`."""
+    return lambda mask, sinks, slopes: _launcher("cores", (mask, sinks, slopes), folder)
+
+
 def kernel(where: str, folder: Path) -> Callable[..., Callable[..., Any]]:
     """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`."""
 
     def made(_: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., Any]:
-        given = (mask, sinks, slopes)
-
-        def run(
-            inputs: Sequence[mx.array],
-            template: Sequence[tuple[str, Any]],
-            grid: tuple[int, int, int],
-            threadgroup: tuple[int, int, int],
-            output_shapes: Sequence[tuple[int, ...]],
-            output_dtypes: Sequence[mx.Dtype],
-        ) -> list[mx.array]:
-            arrays = [np.array(each) for each in inputs]
-            out = np.full(output_shapes[0], np.nan, arrays[0].dtype)
-            library = ctypes.CDLL(str(built(where, given, dict(template), folder)))
-            pointers = (ctypes.c_void_p * (len(arrays) + 1))(*(each.ctypes.data for each in (*arrays, out)))
-            library.run(pointers, grid[0] // threadgroup[0], grid[1], threadgroup[0])
-            return [mx.array(out)]
-
-        return run
+        return _launcher(where, (mask, sinks, slopes), folder)
 
     return made
 
 
-def built(where: str, given: tuple[bool, bool, bool], template: dict[str, Any], folder: Path) -> Path:
+def _launcher(where: str, given: tuple[int, bool, bool], folder: Path) -> Callable[..., list[mx.array]]:
+    def run(
+        inputs: Sequence[mx.array],
+        template: Sequence[tuple[str, Any]],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        output_shapes: Sequence[tuple[int, ...]],
+        output_dtypes: Sequence[mx.Dtype],
+    ) -> list[mx.array]:
+        arrays = [np.array(each) for each in inputs]
+        out = np.full(output_shapes[0], np.nan, arrays[0].dtype)
+        kind = 1 if arrays[-1 - given[1] - given[2]].dtype == np.bool_ else 2
+        library = ctypes.CDLL(str(built(where, given, kind, dict(template), folder)))
+        pointers = (ctypes.c_void_p * (len(arrays) + 1))(*(each.ctypes.data for each in (*arrays, out)))
+        library.run(pointers, grid[0] // threadgroup[0], grid[1], threadgroup[0])
+        return [mx.array(out)]
+
+    return run
+
+
+def built(where: str, given: tuple[int, bool, bool], kind: int, template: dict[str, Any], folder: Path) -> Path:
     """The shared library for a choice of arrays and template arguments."""
-    text = source(where, given, template)
+    text = source(where, given, kind, template)
     path = folder / f"{where}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         code, found = path.with_suffix(".cpp"), host.compiler()
@@ -131,11 +169,11 @@ def built(where: str, given: tuple[bool, bool, bool], template: dict[str, Any], 
     return path
 
 
-def source(where: str, given: tuple[bool, bool, bool], template: dict[str, Any]) -> str:
+def source(where: str, given: tuple[int, bool, bool], kind: int, template: dict[str, Any]) -> str:
     """The kernel as MLX puts it together (template arguments as constants), and what runs it over a grid."""
-    header = flash_gpu.METAL.replace("#include <metal_stdlib>", "") if where == "metal" else flash_gpu.CUDA
+    body = flash_mma.source(*given) if where == "cores" else flash_gpu.source(where, bool(given[0]), *given[1:])
     half = NAMES[template["T"]]
-    types = {"in_mask": "uint8_t" if template["MASK_KIND"] == 1 else "float"}
+    types = {"in_mask": "uint8_t" if kind == 1 else "float"}
     rest = [name for name, there in zip(ARRAYS, given, strict=True) if there]
     parameters = [(half, "in_q"), (half, "in_k"), (half, "in_v"), ("int", "sizes"), ("float", "numbers")]
     parameters += [(types.get(name, "float"), name) for name in rest]
@@ -147,15 +185,16 @@ def source(where: str, given: tuple[bool, bool, bool], template: dict[str, Any])
     bound = [f"auto {name} = (const {type} *)pointers[{n}];" for n, (type, name) in enumerate(parameters)]
     lines = [
         FIBERS,
-        SHIMS[where],
-        header,
+        SHIMS["metal" if where == "metal" else "cuda"],
+        CORES if where == "cores" else "",
+        HEADERS[where],
         f"typedef {half} T;",
         *constants,
         "static void **pointers;",
         "static void attention() {",
         *bound,
         f"auto given = (T *)pointers[{len(parameters)}];",
-        flash_gpu.source(where, *given),
+        body,
         "}",
         'extern "C" void run(void **given, int blocks, int groups, int threads) {',
         "pointers = given;",

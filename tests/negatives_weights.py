@@ -145,12 +145,6 @@ NORMAL = [
         "log|exp|softmax",
         maybe=True,
     ),
-    E(
-        "softmax in base two",
-        lambda q, k, v: (lambda e: e / total(e))(mx.power(2.0, scores(q, k))) @ v,
-        "softmax|exp|power",
-        maybe=True,
-    ),
     N(
         "softmax twice",
         lambda q, k, v: sm(weights(q, k)) @ v,

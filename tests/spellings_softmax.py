@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -55,6 +57,12 @@ def sunk(q, k, v, sinks):
 
 def sunk_at_zero(q, k, v):
     return sunk(q, k, v, mx.zeros(q.shape[1], dtype=q.dtype))
+
+
+def einsum_late(q, k, v):
+    x = scores(q, k)
+    w = mx.exp(x - x.max(axis=-1, keepdims=True))
+    return mx.einsum("bhqk,bhkd->bhqd", w, v) / w.sum(axis=-1, keepdims=True)
 
 
 def small(number):
@@ -268,6 +276,13 @@ DECOMPOSED = [
         "decomposed and guarded",
         lambda q, k, v: (lambda p: mx.where(mx.isnan(p), 0, p))(decomposed(scores(q, k))) @ v,
     ),
+    S(
+        "a power of two",
+        lambda q, k, v: (lambda e: e / e.sum(-1, keepdims=True))(2.0 ** scores(q, k)) @ v,
+        scale=ROOT * math.log(2),
+        level=2,
+    ),
+    L("normalised after an einsum", einsum_late),
     L("plus a number too small to count", lambda q, k, v: small(1e-9)(scores(q, k)) @ v),
     L(
         "a number too small to count, plus",

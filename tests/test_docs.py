@@ -55,7 +55,7 @@ def test_commands_run(page: str, run: Run, tmp_path: Path, llama: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     shutil.copy(llama.parent / "inputs.npz", tmp_path / "in.npz")
     for line in commands(page):
-        given = {"MODEL": str(llama), "OUT": "out.py"}
+        given = {"MODEL": str(llama), "OUT": "out.py", "seq=1024": "seq=64"}
         words = [given.get(word, word) for word in shlex.split(line)[1:]]
         once = ["--repeat", "1"] if words[0] == "bench" else []
         result = run(*words, *once)

@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from fuser.kernels import flash_gpu, host
+from fuser.kernels import flash_gpu, flash_mma, host
+from fuser.kernels.admission import backend
 from tests.kernels_reference import reference
-from tests.kernels_simulated import has_halves, kernel
+from tests.kernels_simulated import cores, has_halves, kernel
 
 RNG = np.random.default_rng(11)
 COMPILER = host.compiler()
@@ -32,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # a threadgroup of two rows or four is as good as one of many
     monkeypatch.setattr(flash_gpu, "THREADS", 8)
+    monkeypatch.setattr(flash_mma, "WARPS", 1)
 
 
 def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dtype, **options: Any) -> None:
@@ -41,14 +43,18 @@ def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dty
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flash_gpu, "kernel", kernel(where, folder))
+        patch.setattr(flash_mma, "kernel", cores(folder))
+        given["cores"] = where == "cores"
         found = np.array(flash_gpu.attend(arrays[0], arrays[1], arrays[2], scale=0.2, **given).astype(mx.float32))
     empty = options.pop("empty", 0.0)
     wanted = reference(*(np.array(array.astype(mx.float32)) for array in arrays), scale=0.2, **options)
     hidden = np.isnan(found)
     assert np.isnan(empty) == hidden.any() and (wanted[hidden] == 0).all()
-    rounding = 2.0**-11 * np.abs(wanted) if dtype == mx.float16 else 0
+    rounding = {mx.float32: 0.0, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}[dtype] * np.abs(wanted)
     error = np.where(hidden, 0, np.abs(found - wanted)) - rounding
-    assert error.max() <= (1e-3 if dtype == mx.float16 else 2e-6) * np.abs(wanted).max()
+    # on tensor cores the weights are rounded to the type as well
+    allowed = 2e-6 if dtype == mx.float32 else 4e-3 if dtype == mx.bfloat16 else 1e-3
+    assert error.max() <= allowed * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("where", ["metal", "cuda"])
@@ -78,3 +84,31 @@ def test_half_types_and_hidden_keys(where: str, folder: Path) -> None:
     keep[0, 1, 2] = False
     check(where, folder, shapes, mx.float16, mask=keep)
     check(where, folder, shapes, mx.float16, mask=keep, empty=np.nan)
+
+
+def check_tensor_cores(folder: Path, dtype: mx.Dtype) -> None:
+    shapes: list[tuple[int, ...]] = [(1, 4, 11, 48), (1, 2, 41, 48), (1, 2, 41, 40)]
+    check("cores", folder, shapes, dtype)
+    check("cores", folder, shapes, dtype, ahead=0)
+    check("cores", folder, shapes, dtype, ahead=2, behind=20)
+    keep = RNG.random((1, 4, 11, 41)) > 0.4
+    keep[0, 1, 2] = False
+    check("cores", folder, shapes, dtype, mask=keep, empty=np.nan)
+    more: dict[str, Any] = {"sinks": normal(4), "slopes": -0.1 * np.arange(1, 5, dtype=np.float32), "softcap": 5.0}
+    odd: list[tuple[int, ...]] = [(2, 4, 7, 37), (2, 2, 19, 37), (2, 2, 19, 43)]
+    check("cores", folder, odd, dtype, mask=normal(2, 1, 7, 19), ahead=1, behind=9, **more)
+    check("cores", folder, odd, dtype, mask=normal(4, 1, 19), folded=True, **more)
+
+
+def test_tensor_cores(folder: Path) -> None:
+    if COMPILER is None or not has_halves(COMPILER):
+        pytest.skip("the compiler has no float16")
+    check_tensor_cores(folder, mx.float16)
+
+
+@pytest.mark.skipif(backend() != "cuda", reason="there is no GPU with tensor cores")
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash_mma, "WARPS", 4)
+    monkeypatch.setattr(sys.modules[__name__], "cores", lambda _: flash_mma.kernel)
+    check_tensor_cores(folder, dtype)

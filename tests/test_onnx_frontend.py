@@ -269,6 +269,18 @@ def test_cycles_and_dangling_names_are_refused():
         load(model([node("Neg", ["nothing"], ["y"])], [], [info("y", F, [2])]))
 
 
+def test_nodes_in_another_order_are_sorted():
+    nodes = [
+        node("If", ["flag"], ["z"], then_branch=branch("Exp", "a"), else_branch=branch("Neg", "b")),
+        node("Add", ["w", "w"], ["x"]),
+        node("Mul", ["z", "x"], ["y"]),
+    ]
+    built = model([nodes[2], nodes[0], nodes[1]], [info("w", F, [2]), info("flag", bool, [])], [info("y", F, [2])])
+    before = built.SerializeToString()
+    assert load(built)(w=mx.array([0.5, 1.0]), flag=np.array(False))["y"].tolist() == [-1, -4]
+    assert built.SerializeToString() == before
+
+
 def test_declared_sizes_are_not_believed():
     built = model([node("Add", ["x", "w"], ["y"])], [info("x", F, [2**40])], [info("y", F, [2**40])])
     tensor = built.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[2**40])

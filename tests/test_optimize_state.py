@@ -240,6 +240,21 @@ def test_tracing_leaves_the_random_state_alone() -> None:
     same(mx.random.uniform(shape=(2,)), wanted)
 
 
+def test_random_numbers_go_on_when_compilation_is_switched_off() -> None:
+    fast: Any = fuser.optimize(lambda x: x + 1)
+    mx.random.seed(5)
+    wanted = [mx.random.uniform(shape=(2,)) for _ in range(4)]
+    mx.random.seed(5)
+    mx.disable_compile()
+    try:
+        for each in wanted:
+            drawn = mx.random.uniform(shape=(2,))
+            same(drawn, each)
+            same(fast(drawn), each + 1)
+    finally:
+        mx.enable_compile()
+
+
 def test_random_keys_as_arguments_and_inside() -> None:
     def keyed(key: mx.array, x: mx.array) -> mx.array:
         return x + mx.random.normal(x.shape, key=key) + mx.random.normal(x.shape, key=mx.random.key(3))

@@ -104,6 +104,10 @@ def test_it_prints_a_line_for_each_softmax(report: Report) -> None:
         assert (region.reason or "mask causal") in line
 
 
+def test_a_prompt_shows_what_print_shows(report: Report) -> None:
+    assert repr(report) == str(report) and repr(report.regions[0]) == str(report.regions[0])
+
+
 def test_what_is_refused_says_what_to_change(report: Report) -> None:
     for region in report.regions:
         assert (region.remedy is not None) == (region.verdict == "refused")

@@ -8,6 +8,7 @@ for _topic in (
     "cast",
     "contrib",
     "contrib_attention",
+    "contrib_quantize",
     "control",
     "quantize",
     "loss",

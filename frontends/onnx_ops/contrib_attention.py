@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +26,14 @@ from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
 from fuser.frontends.onnx_types import Value
 
 
+class Attended(NamedTuple):
+    """What comes of an attention; the scores are those before anything is hidden."""
+
+    output: mx.array
+    scores: mx.array
+    weights: mx.array
+
+
 def attend(
     call: Call,
     q: mx.array,
@@ -35,7 +44,7 @@ def attend(
     biases: tuple[mx.array | None, ...] = (),
     softcap: float = 0.0,
     sink: mx.array | None = None,
-) -> mx.array:
+) -> Attended:
     """Attention of `[batch, heads, length, width]` arrays."""
     scale = call.get("scale") or 1 / math.sqrt(q.shape[-1])
     scores = mx.matmul(q, mx.transpose(repeat_heads(call, k, q.shape[1]), (0, 1, 3, 2))) * const(scale, q)
@@ -43,6 +52,7 @@ def attend(
         scores = mx.tanh(scores / const(softcap, scores)) * const(softcap, scores)
     for bias in biases:
         scores = scores if bias is None else scores + bias.astype(scores.dtype)
+    all_scores = scores
     if keep is not None and not (isinstance(keep, np.ndarray) and keep.all()):
         scores = mx.where(call.array(keep), scores, const(-math.inf, scores))
     if sink is not None:
@@ -50,7 +60,7 @@ def attend(
         weights = mx.softmax(mx.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
     else:
         weights = mx.softmax(scores, axis=-1)
-    return mx.matmul(weights, repeat_heads(call, v, q.shape[1]))
+    return Attended(mx.matmul(weights, repeat_heads(call, v, q.shape[1])), all_scores, weights)
 
 
 def padding_bias(
@@ -99,8 +109,8 @@ def _self_attention(
     extra = None if bias is None else call.array(bias)
     output = attend(call, q, k, v, keep=_causal(call, queries, keys), biases=(padding, extra))
     if not call.wants(1):
-        return (merge_heads(output),)
-    return merge_heads(output), mx.stack([k, v])
+        return (merge_heads(output.output),)
+    return merge_heads(output.output), mx.stack([k, v])
 
 
 @op("Attention", domain=MS, raw=True)
@@ -162,7 +172,7 @@ def packed_attention(
     places = mx.array(np.arange(x.shape[0]).reshape(-1, 1))
     sequence = reduced("sum", (places >= lengths[1:].astype(mx.int64)).astype(mx.int32), 1, keep=False)
     keep = mx.equal(sequence[:, None], sequence[None, :])
-    return merge_heads(attend(call, q, k, v, keep=keep))[0]
+    return merge_heads(attend(call, q, k, v, keep=keep).output)[0]
 
 
 @op("MultiHeadAttention", domain=MS, raw=True)
@@ -180,18 +190,38 @@ def multi_head_attention(
     beams: Value | None = None,
 ) -> tuple[mx.array, ...]:
     """Attention of projected q, k and v."""
-    if past_length is not None or beams is not None or call.wants(3):
-        raise call.refuse("past_sequence_length, cache_indirection and its output qk")
+    if beams is not None:
+        raise call.refuse("cache_indirection")
     heads = call.integer("num_heads")
     q, k, v = _inputs(call, call.array(query), key, value, heads, None if bias is None else call.array(bias))
+    queries, keep = q.shape[2], None
     if past_key is not None and past_value is not None:
-        k = mx.concatenate([call.array(past_key), k], axis=2)
-        v = mx.concatenate([call.array(past_value), v], axis=2)
-    queries, keys = q.shape[2], k.shape[2]
+        if past_length is None:
+            k = mx.concatenate([call.array(past_key), k], axis=2)
+            v = mx.concatenate([call.array(past_value), v], axis=2)
+        else:  # the cache has room: keys and values go to their places in it
+            before = _length(call, past_length)
+            size = call.array(past_key).shape[2]
+            k, v = (_cached(call, new, past, before, size) for new, past in ((k, past_key), (v, past_value)))
+            keep = _visible(call, queries, size, before, call.flag("unidirectional"))
+    keys = k.shape[2]
+    if keep is None:
+        keep = _causal(call, queries, keys)
     padding = padding_bias(call, mask, q.shape[0], queries, keys, q)
     extra = None if attention_bias is None else call.array(attention_bias)
-    output = attend(call, q, k, v, keep=_causal(call, queries, keys), biases=(padding, extra))
-    return merge_heads(output), k, v
+    found = attend(call, q, k, v, keep=keep, biases=(padding, extra))
+    if not call.wants(3):
+        return merge_heads(found.output), k, v
+    hidden = mx.finfo(found.scores.dtype).min
+    scores = found.scores if keep is None else mx.where(call.array(keep), found.scores, const(hidden, found.scores))
+    return merge_heads(found.output), k, v, scores
+
+
+def _length(call: Call, value: Value) -> int | mx.array:
+    """How many keys a cache holds: a number, or an array of one where only a run tells."""
+    if isinstance(value, np.ndarray):
+        return ints(value)[0]
+    return call.array(value).astype(mx.int64).reshape(1, 1)
 
 
 def _inputs(
@@ -234,8 +264,8 @@ def group_query_attention(call: Call, *inputs: Value | None) -> tuple[mx.array, 
     query, key, value, past_key, past_value, lengths, total, cos, sin, places, bias, sink = given[:12]
     if any(item is not None for item in (given[12], given[13], given[16])) or call.flag("sliding_window_cache"):
         raise call.refuse("a quantized or windowed cache, and query_seqlens")
-    if call.integer("qk_output", 0) or query is None or lengths is None or total is None:
-        raise call.refuse("its output of scores, or a missing input")
+    if query is None or lengths is None or total is None:
+        raise call.invalid("it has no query, seqlens_k or total_sequence_length")
     heads, kv_heads = call.integer("num_heads"), call.integer("kv_num_heads")
     q, k, v = _grouped(call, query, key, value, heads, kv_heads)
     if given[14] is not None and given[15] is not None:
@@ -255,15 +285,22 @@ def group_query_attention(call: Call, *inputs: Value | None) -> tuple[mx.array, 
         q, k = _rotated(call, q, k, cos, sin, places, before)
     k, v = (_cached(call, new, past, before, max(final, capacity)) for new, past in ((k, past_key), (v, past_value)))
     keys = k.shape[2]
-    keep = _visible(call, step, keys, before)
+    keep = _visible(call, step, keys, before, call.flag("causal", True))
     added = None if bias is None else call.array(bias)
     if added is not None and added.shape[-1] < keys:
         added = mx.pad(added, [(0, 0)] * (added.ndim - 1) + [(0, keys - added.shape[-1])])
     column = call.array(sink) if sink is not None else None
     if column is None and call.integer("smooth_softmax", 0) == 1:
         column = mx.zeros((heads,), dtype=q.dtype)
-    output = attend(call, q, k, v, keep=keep, biases=(added,), softcap=call.number("softcap", 0.0), sink=column)
-    return merge_heads(output), k, v
+    found = attend(call, q, k, v, keep=keep, biases=(added,), softcap=call.number("softcap", 0.0), sink=column)
+    results = merge_heads(found.output), k, v
+    match call.integer("qk_output", 0):
+        case 1:
+            hidden = const(0, found.scores)
+            return *results, found.scores if keep is None else mx.where(call.array(keep), found.scores, hidden)
+        case 2:
+            return *results, found.weights
+    return results
 
 
 def _grouped(
@@ -319,14 +356,15 @@ def _cached(call: Call, new: mx.array, past: Value | None, before: int | mx.arra
     return mx.put_along_axis(old, mx.broadcast_to(index, new.shape), new, axis=2)
 
 
-def _visible(call: Call, step: int, keys: int, before: int | mx.array) -> Keep:
-    """Causality and the local window."""
+def _visible(call: Call, step: int, keys: int, before: int | mx.array, causal: bool) -> Keep:
+    """What of a cache is seen: what it holds, or, causally, what stands before each query in the local window."""
     window = call.integer("local_window_size", -1)
     left = window - 1 if window > 0 else -1
-    if not call.integer("causal", 1):
-        if not isinstance(before, int):
-            raise call.refuse("causal=0 with caches of different lengths")
-        return np.broadcast_to(np.arange(keys) < before + step, (step, keys))
+    if not causal:
+        places = np.arange(keys)
+        if isinstance(before, int):
+            return np.broadcast_to(places < before + step, (step, keys))
+        return (mx.array(places) < before + mx.array(step, dtype=mx.int64))[:, None, None]
     if isinstance(before, int):
         return in_window(step, keys, before, left, 0)
     at = (before + mx.array(np.arange(step)))[:, None, :, None]
@@ -338,8 +376,7 @@ def _visible(call: Call, step: int, keys: int, before: int | mx.array) -> Keep:
 @op("RotaryEmbedding", domain=MS, raw=True)
 def rotary_embedding(call: Call, value: Value, places: Value, cos: Value, sin: Value) -> mx.array:
     """Rotary position embedding, by positions or from one on."""
-    if call.flag("is_packed_batching") or call.number("scale", 1.0) != 1.0:
-        raise call.refuse("is_packed_batching and scale")
+    # ONNX Runtime has attributes `scale` and `is_packed_batching` too, and computes the same with them
     x, c, s = call.array(value), call.array(cos), call.array(sin)
     flat = x.ndim == 3
     width = call.integer("rotary_embedding_dim", 0) or 2 * c.shape[-1]

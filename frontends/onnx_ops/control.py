@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from fuser.errors import TraceError
+from fuser.errors import InvalidModelError, TraceError
 from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
 from fuser.frontends.onnx_types import Host, Items, Narrow, Value
 
@@ -35,7 +35,11 @@ def if_(call: Call, condition: Value) -> tuple[Value, ...]:
 
 
 def _select(call: Call, condition: Value) -> tuple[Value, ...]:
-    yes, no = (call.run(_graph(call, name), {}) for name in ("then_branch", "else_branch"))
+    try:
+        yes, no = (call.run(_graph(call, name), {}) for name in ("then_branch", "else_branch"))
+    except InvalidModelError as error:
+        # one of them may be for other shapes than these
+        raise TraceError(f"{call}: its condition is known only when the program runs: {error}") from None
     flag = call.array(condition).reshape(())
     results: list[Value] = []
     for first, second in zip(yes, no, strict=True):

@@ -76,6 +76,7 @@ def _is_zero(value: Value) -> bool:
 
 
 @op("QuantizeLinear", raw=True)
+@op("QuantizeLinear", domain="com.microsoft", raw=True)
 def quantize_linear(call: Call, x: Value, scale: Value, zero: Value | None = None) -> Value:
     """Quantization for all, along an axis, or in blocks."""
     to = call.integer("output_dtype", 0) or (TensorProto.UINT8 if zero is None else onnx_type(zero))
@@ -107,6 +108,7 @@ def dequantize(call: Call, x: mx.array, scale: mx.array, zero: Value | None, axi
 
 
 @op("DequantizeLinear", raw=True)
+@op("DequantizeLinear", domain="com.microsoft", raw=True)
 def dequantize_linear(call: Call, x: Value, scale: Value, zero: Value | None = None) -> Value:
     """The values that quantized ones stand for."""
     steps = call.array(scale)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import mlx.core as mx
 
-from fuser.errors import InvalidInputError, InvalidModelError, TraceError
+from fuser.errors import InvalidInputError, TraceError
 from fuser.execute import Flat, runner
 from fuser.export.files import replacing
 from fuser.frontends import trees
 from fuser.fusion import fuse_given
-from fuser.ir.types import TensorType
+from fuser.ir.ops import OPAQUE
 from fuser.model import Model
 from fuser.optimized import Optimized, given_state, name_of, traced_call
-from fuser.report import Region, Report
+from fuser.report import Report
 
 Signature = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
 
@@ -77,6 +76,9 @@ class MlxfnExporter:
         self._outputs = outputs
         fused.graph.outputs = fused.graph.outputs[:results]
         fused.graph.prune()
+        carried = [str(node.arguments[0]) for node in fused.graph.nodes if node.op == OPAQUE]
+        if carried:
+            raise TraceError(f"MLX cannot export {' and '.join(dict.fromkeys(carried))}: keep that out of the function")
         run, state = runner(fused.graph), [slot.array for slot in traced.places]
         count = traced.arguments
         if count != len(positional) + len(named):
@@ -149,60 +151,6 @@ class MlxfnExporter:
 
 def _typed(array: mx.array) -> dict[str, Any]:
     return {"shape": list(array.shape), "dtype": str(array.dtype).rpartition(".")[2]}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """An exported function that fuser has written."""
-
-    fn: Callable[..., dict[str, mx.array]]
-    """The function, with its arrays by keyword; its results by name."""
-    inputs: dict[str, TensorType]
-    """What the first signature takes."""
-    report: Report
-    """What was fused when the first signature was written: the kernel's calls are in the file."""
-
-
-def import_mlxfn(path: str | os.PathLike[str]) -> Imported:
-    """The function in a file that `export_mlxfn` or `mlx-fuser convert` wrote from a program with arrays by keyword.
-
-    `mx.import_function` loads any file, but does not tell what it takes. Raises `InvalidModelError` for a file that is
-    no exported function, or that fuser has not written.
-    """
-    try:
-        imported: Any = mx.import_function(os.fspath(path), return_metadata=True)
-        function, text = imported
-        kept = json.loads(text or "{}")
-    except (RuntimeError, ValueError) as error:
-        raise InvalidModelError(f"{os.fspath(path)!r} is no exported MLX function") from error
-    if kept.get("format") != "mlx-fuser-function" or "signatures" not in kept or kept["positional"]:
-        how = "load it with mx.import_function and give fuser.explain a call of it"
-        raise InvalidModelError(f"{os.fspath(path)!r} does not tell what it takes by name: {how}")
-    outputs, first = kept["outputs"], kept["signatures"][0]
-
-    def call(**arrays: mx.array) -> dict[str, mx.array]:
-        try:
-            return dict(zip(outputs, function(**arrays), strict=True))
-        except ValueError as error:
-            taken = ", ".join(f"{name}: {type}" for name, type in inputs.items())
-            raise InvalidInputError(f"the function was exported for other arrays: it takes {taken}") from error
-
-    inputs = {name: _type(entry) for name, entry in first["keywords"].items()}
-    regions = tuple(_region(entry) for entry in first["regions"])
-    return Imported(call, inputs, Report(regions, kept["program"]))
-
-
-def _type(entry: dict[str, Any]) -> TensorType:
-    return TensorType(tuple(entry["shape"]), getattr(mx, entry["dtype"]))
-
-
-def _region(entry: dict[str, Any]) -> Region:
-    known = {each.name for each in fields(Region)}
-    types = {name: entry[name] and _type(entry[name]) for name in ("q", "k", "v")}
-    region = Region(**{name: value for name, value in (entry | types).items() if name in known})
-    if region.verdict != "fused":
-        return region
-    return replace(region, verdict="already fused", reason="the file was written with the kernel's call in it")
 
 
 def export_mlxfn(fn: Callable[..., Any], path: str | os.PathLike[str], /, *args: Any, **kwargs: Any) -> Report:

@@ -16,6 +16,7 @@ from fuser.ir.types import TensorType, type_of
 INPUT = "Input"
 CONSTANT = "Constant"
 KERNEL = "ScaledDotProductAttention"
+CHECKPOINT = "Checkpoint"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,6 +30,8 @@ class Node:
     """The piece of the program that made it: a module's path or an ONNX node's name."""
     array: mx.array | None = None
     """What a constant holds; shared with the program, never copied."""
+    source: str = ""
+    """The line of the user's program that made it, where that is known: `file.py:12`."""
 
     def __repr__(self) -> str:
         return f"<{self.op} {', '.join(map(str, self.outputs))}>"
@@ -56,6 +59,15 @@ class Value(NamedTuple):
         return self.node.outputs[self.index].dtype
 
 
+class Checkpoint(NamedTuple):
+    """A call of a function that `mx.checkpoint` gave: a gradient computes again what lies between these values."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    place: str
+    """The line of the call."""
+
+
 class Graph:
     """A program as a directed multigraph: an edge leads from producer to consumer, its key is the operand's place."""
 
@@ -70,6 +82,8 @@ class Graph:
         self.state: frozenset[Node] = frozenset()
         """The inputs that are the program's own arrays (weights, buffers) rather than arguments."""
         self.outputs: list[Value] = []
+        self.checkpoints: list[Checkpoint] = []
+        """Inner ones first."""
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -147,6 +161,7 @@ class Graph:
         operands: Sequence[Value],
         *arguments: Any,
         scope: str = "",
+        source: str = "",
         outputs: Iterable[TensorType] = (),
     ) -> Value:
         """A new node of the primitive `op`; its first output.
@@ -157,7 +172,7 @@ class Graph:
         if not types:
             blank = [mx.zeros(operand.shape, operand.dtype) for operand in operands]
             types = tuple(type_of(array) for array in rebuild(op, arguments, blank))
-        node = Node(op, arguments, types, scope)
+        node = Node(op, arguments, types, scope, None, source)
         self._insert(node, operands)
         return Value(node)
 
@@ -169,7 +184,11 @@ class Graph:
             self._wires.remove_edge(old.node, consumer, key=place)
             self._wires.add_edge(new.node, consumer, key=place, index=new.index)
             self._operands.pop(consumer, None)
-        self.outputs = [new if output == old else output for output in self.outputs]
+        self.outputs = _swapped(self.outputs, old, new)
+        self.checkpoints = [
+            Checkpoint(tuple(_swapped(each.inputs, old, new)), tuple(_swapped(each.outputs, old, new)), each.place)
+            for each in self.checkpoints
+        ]
         self._changed()
 
     def prune(self) -> None:
@@ -193,7 +212,26 @@ class Graph:
         twin._wires = self._wires.copy()
         twin.state = self.state
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        twin.checkpoints = list(self.checkpoints)
         return twin
+
+    def part(self, nodes: Iterable[Node], outputs: Iterable[Value]) -> tuple[Graph, list[Value]]:
+        """The `nodes`, in order, as a graph of their own that gives `outputs`; and which values are its inputs."""
+        part, copies, reads = Graph(), dict[Value, Value](), list[Value]()
+        for node in nodes:
+            operands = self.operands(node)
+            for operand in operands:
+                if operand not in copies:
+                    if operand.node.array is not None:
+                        copies[operand] = part.add_constant(operand.node.array)
+                    else:
+                        copies[operand] = part.add_input(operand.type)
+                        reads.append(operand)
+            types = node.outputs
+            first = part.add(node.op, [copies[each] for each in operands], *node.arguments, outputs=types)
+            copies.update({Value(node, index): Value(first.node, index) for index in range(len(types))})
+        part.outputs = [copies[value] for value in outputs]
+        return part, reads
 
     def _insert(self, node: Node, operands: Sequence[Value]) -> None:
         self._wires.add_node(node)
@@ -252,6 +290,10 @@ class Graph:
                 complaints.append(f"{self.label(node)}: an input that the graph does not list")
         complaints += [f"output {i} is not in the graph" for i, v in enumerate(self.outputs) if v.node not in self]
         return complaints
+
+
+def _swapped(values: Iterable[Value], old: Value, new: Value) -> list[Value]:
+    return [new if value == old else value for value in values]
 
 
 def _show(argument: Any) -> str:

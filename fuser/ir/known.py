@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
-from fuser.ir.ops import NOT_REBUILT, OPS, rebuild
+from fuser.ir.ops import NOT_REBUILT, OPAQUE, OPS, rebuild
 
 # a value that would take more than this is left alone: 1 GiB of booleans is a 32768 x 32768 mask
 LARGEST = 1 << 30
 _MOVES = frozenset({"Broadcast", "Reshape", "Transpose", "Flatten", "Unflatten", "Squeeze", "ExpandDims"})
 # these have no operands, but what they give is not a matter of the program's text
-_NOT_KNOWN = frozenset({"RandomBits", INPUT})
+_NOT_KNOWN = frozenset({"RandomBits", INPUT, OPAQUE})
 
 
 class Known:

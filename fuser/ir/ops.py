@@ -10,16 +10,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from fuser.ir.ops_fast import FAST
 from fuser.ir.ops_index import INDEX
 from fuser.ir.ops_linear import LINEAR
 from fuser.ir.ops_missing import NOT_EXPORTED, NOT_REBUILT
 from fuser.ir.ops_random import RANDOM
-from fuser.ir.ops_table import Arguments, Rebuild, UnsupportedPrimitive, elementwise
+from fuser.ir.ops_table import Arguments, Piece, Rebuild, UnsupportedPrimitive, elementwise
 from fuser.ir.types import TensorType
 
-__all__ = ["NOT_EXPORTED", "NOT_REBUILT", "OPS", "Arguments", "Rebuild", "UnsupportedPrimitive", "rebuild"]
+__all__ = [
+    "NOT_EXPORTED",
+    "NOT_REBUILT",
+    "OPAQUE",
+    "OPS",
+    "Arguments",
+    "Piece",
+    "Rebuild",
+    "UnsupportedPrimitive",
+    "rebuild",
+]
+
+# a call that is no primitive: its one argument is a `Piece`
+OPAQUE = "Opaque"
 
 # MLX's enumerations, in the order of its header.
 REDUCE = (mx.all, mx.any, mx.sum, mx.prod, mx.min, mx.max)
@@ -126,13 +140,13 @@ OPS: dict[str, Rebuild] = {
     "Unflatten": lambda a, x, _: (mx.unflatten(x[0], a[0], a[1]),),
     # The traced shape keeps its -1, which is ambiguous for arrays without elements.
     "Reshape": lambda a, x, o: (mx.reshape(x[0], o[0].shape if o else a[0]),),
-    "Broadcast": lambda a, x, _: (mx.broadcast_to(x[0], a[0]),),
+    "Broadcast": lambda a, x, _: (mx.broadcast_to(x[0], a[0] if len(x) == 1 else _joint_shape(x, *a[1:])),),
     "BroadcastAxes": lambda a, x, o: (mx.broadcast_to(x[0], o[0].shape),),
     "Concatenate": lambda a, x, _: (mx.concatenate(list(x), axis=a[0]),),
     "Split": lambda a, x, _: _split(x[0], a[0], a[1]),
     "Pad": lambda a, x, _: (_pad(x[0], x[1], *a),),
     "AsStrided": lambda a, x, _: (mx.as_strided(x[0], a[0], a[1], a[2]),),
-    "Contiguous": lambda a, x, _: (mx.contiguous(x[0]),),
+    "Contiguous": lambda a, x, _: (mx.contiguous(x[0], *a),),
     "Copy": lambda a, x, _: (x[0],),
     "Depends": lambda a, x, o: _depends(x, len(o) or 1),
     # Sources
@@ -143,12 +157,28 @@ OPS: dict[str, Rebuild] = {
     **LINEAR,
     **FAST,
     **RANDOM,
+    OPAQUE: lambda a, x, _: a[0].call(x),
 }
 
 
 def _split(x: mx.array, indices: Sequence[int], axis: int) -> Sequence[mx.array]:
     parts: Any = mx.split(x, list(indices), axis=axis)  # the stubs promise one array
     return tuple(parts)
+
+
+def _joint_shape(x: Sequence[mx.array], own: Sequence[int] = ()) -> tuple[int, ...]:
+    """To which shape the first array is broadcast against the others; but for the axes that are its `own`."""
+
+    kept = [axis - x[0].ndim if axis >= 0 else axis for axis in own]
+
+    def rest(array: mx.array) -> tuple[int, ...]:
+        return tuple(size for axis, size in enumerate(array.shape) if axis - array.ndim not in kept)
+
+    shape = list(np.broadcast_shapes(*map(rest, x)))
+    whole = len(shape) + len(kept)
+    for axis in sorted(kept):
+        shape.insert(whole + axis, x[0].shape[axis])
+    return tuple(shape)
 
 
 def _pad(x: mx.array, value: mx.array, axes: Sequence[int], low: Sequence[int], high: Sequence[int]) -> mx.array:

@@ -11,7 +11,8 @@ from fuser.ir.ops_linear import MODES
 from fuser.ir.ops_table import Arguments, Rebuild
 from fuser.ir.types import TensorType
 
-# our own kernel: what MLX's cannot do
+# Our own kernel. Its arguments: scale, window (keys seen ahead and behind), whether the last operand is sinks, softcap,
+# and what the slopes before them are, "" (none), "signed" or "folded" (of distances without a sign).
 FLASH = "FlashAttention"
 
 
@@ -32,22 +33,25 @@ def _attention(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> 
     return out, mx.full((*x[0].shape[:-1], 1), float("nan"), mx.float32)
 
 
-def _capped(a: Arguments, x: Sequence[mx.array]) -> mx.array:
-    """What our own kernel computes: the scores are capped by tanh before they are masked."""
-    scale, causal, has_sinks, cap = a
+def _flash(a: Arguments, x: Sequence[mx.array]) -> mx.array:
+    """What our own kernel computes: scores that are capped by tanh, tilted by slopes, masked, seen through a window."""
+    scale, (ahead, behind), has_sinks, cap, slopes = a
     q, k, v, *rest = x
     batch, heads, rows, _ = q.shape
-    groups = heads // k.shape[1]
+    groups, columns = heads // k.shape[1], k.shape[2]
     grouped = (q.astype(mx.float32) * scale).reshape(batch, k.shape[1], groups, rows, -1)
     scores = grouped @ mx.expand_dims(k, 2).astype(mx.float32).swapaxes(-1, -2)
     if cap:
         scores = mx.tanh(scores / cap) * cap
     scores = scores.reshape(batch, heads, rows, -1)
     lowest = mx.array(mx.finfo(mx.float32).min)
-    if causal:
-        columns = k.shape[2]
-        scores = mx.where(mx.tri(rows, columns, columns - rows, dtype=mx.bool_), scores, lowest)
-    if len(rest) > has_sinks:
+    away = mx.arange(columns) - (mx.arange(rows)[:, None] + (columns - rows))
+    if slopes:
+        each = rest[-1 - has_sinks].astype(mx.float32).reshape(heads, 1, 1)
+        scores = scores + each * (mx.abs(away) if slopes == "folded" else away)
+    if ahead < rows - 1 or behind < columns - 1:
+        scores = mx.where(mx.logical_and(away <= ahead, away >= -behind), scores, lowest)
+    if len(rest) > has_sinks + bool(slopes):
         mask = rest[0]
         scores = mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
     if has_sinks:
@@ -122,7 +126,7 @@ def _quantize(a: Arguments, x: Sequence[mx.array], o: Sequence[TensorType]) -> S
 
 FAST: dict[str, Rebuild] = {
     "ScaledDotProductAttention": _attention,
-    FLASH: lambda a, x, _: (_capped(a, x),),
+    FLASH: lambda a, x, _: (_flash(a, x),),
     "RMSNorm": lambda a, x, _: (_rms_norm(x, a[0]),),
     "RMSNormVJP": lambda a, x, _: _rms_norm_vjp(x, a[0]),
     "LayerNorm": lambda a, x, _: (_layer_norm(x, a[0]),),

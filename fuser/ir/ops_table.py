@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -12,6 +12,19 @@ from fuser.ir.types import TensorType
 
 Arguments = tuple[Any, ...]
 Rebuild = Callable[[Arguments, Sequence[mx.array], Sequence[TensorType]], Sequence[mx.array]]
+
+
+class Piece(NamedTuple):
+    """A call of the program that is no primitive of the graph, and is made again whenever the graph runs."""
+
+    name: str
+    """What is called."""
+    place: str
+    """The line of the program that calls it."""
+    call: Callable[[Sequence[mx.array]], Sequence[mx.array]]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.place})" if self.place else self.name
 
 
 class UnsupportedPrimitive(FuserError):

@@ -16,12 +16,6 @@ KINDS: dict[Verdict, str] = {
     "refused": "refused",
     "not attention": "other",
 }
-TITLES: dict[Verdict, str] = {
-    "fused": "fused",
-    "already fused": "already fused",
-    "refused": "refused",
-    "not attention": "other softmaxes",
-}
 # of the picture of the model: all, the names, the mark of a region
 WIDTH, LABEL, MARK = 340, 112, 24
 
@@ -40,10 +34,14 @@ def filters(report: Report) -> str:
     """The counts, each a button that shows and hides its regions."""
     return "".join(
         f'<button type="button" class="filter {kind}" data-kind="{kind}" aria-pressed="true"><span class="mark" '
-        f'aria-hidden="true">{MARKS[verdict]}</span> {report.counts[verdict]} {TITLES[verdict]}</button>'
+        f'aria-hidden="true">{MARKS[verdict]}</span> {_count(verdict, report.counts[verdict])}</button>'
         for verdict, kind in KINDS.items()
         if report.counts[verdict]
     )
+
+
+def _count(verdict: Verdict, count: int) -> str:
+    return plural("other softmax", count) if verdict == "not attention" else f"{count} {verdict}"
 
 
 def region(place: int, region: Region) -> str:
@@ -57,11 +55,14 @@ def region(place: int, region: Region) -> str:
         ("kernel", region.kernel),
         ("not written", amount(region.bytes_saved, "B") if region.bytes_saved else None),
         ("not computed", amount(region.flops_saved, "FLOP") if region.flops_saved else None),
+        ("line", region.source),
         ("stopped at" if region.verdict in ("refused", "not attention") else "softmax", region.at),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts if value)
     text = sentence(region.reason or "")
     reason = f'<p class="reason">{text[:1].upper()}{text[1:]}</p>' if text else ""
+    if region.remedy:
+        reason += f'<p class="remedy">→ {sentence(region.remedy)}</p>'
     return (
         f'<details class="region {kind}" id="r{place}" data-kind="{kind}">'
         f'<summary><span class="mark" aria-hidden="true">{MARKS[region.verdict]}</span>'

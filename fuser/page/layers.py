@@ -40,6 +40,8 @@ class Layer:
 
 def segments(scope: str) -> tuple[str, ...]:
     """`/m/model/layers.0/self_attn/MatMul` and `m.model.layers.0.self_attn/node_3` as the path of a module."""
+    if scope.endswith(")"):
+        return (scope,)  # a function and its line
     if "/" in scope:
         path, _, _ = scope.rpartition("/")
         return tuple(part for part in re.split(r"[/.]", path) if part)

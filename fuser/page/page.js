@@ -41,7 +41,7 @@ function draw(caption, hint, drawn, room) {
       make("text", { x, y: y - 3 }, title),
       make("text", { x, y: y + 11, class: "type" }, type));
     if (role) group.append(make("text", { x: x - w / 2 + 4, y: y - half - 4, class: "role" }, role));
-    if (kind === "stop") group.append(make("text", { x: x - w / 2, y: y - half - 4, class: "tag" }, "✕ stopped"));
+    if (kind === "stop") group.append(make("text", { x: x - w / 2 - 8, y: y - half - 4, class: "tag" }, "✕ stopped"));
     svg.append(group);
     return group;
   });

@@ -29,10 +29,12 @@ def title(node: Node) -> str:
 
 def detail(node: Node) -> str:
     """Its arguments, as far as they say something and are short."""
-    if node.op in KERNELS:
-        causal = ", causal" if node.arguments[1] else ""
-        cap = f", softcap {node.arguments[3]:.4g}" if node.op == FLASH else ""
-        return f"scale {node.arguments[0]:.4g}{causal}{cap}"
+    if node.op == KERNEL:
+        return f"scale {node.arguments[0]:.4g}{', causal' if node.arguments[1] else ''}"
+    if node.op == FLASH:
+        scale, window, _, cap, slopes = node.arguments
+        causal = ", causal" if window[0] == 0 else ""
+        return f"scale {scale:.4g}{causal}{f', softcap {cap:.4g}' if cap else ''}{', slopes' if slopes else ''}"
     if node.op == "Transpose":
         return " ".join(map(str, node.arguments[0])) if node.arguments else ""
     if node.op == "AsType":

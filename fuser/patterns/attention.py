@@ -8,7 +8,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from fuser.masks import meaning as masks
-from fuser.masks.mask import Mask, of_exponentials
+from fuser.masks.mask import Mask, Scale, of_exponentials
 from fuser.masks.meaning import Reading
 from fuser.masks.zeroed import zeroed
 from fuser.patterns.cursor import Cursor
@@ -36,7 +36,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keep = softmax.keep
     met = (of_exponentials(program, keep, dims, softmax.node),) if keep is not None else ()
     try:
-        before = scores(Cursor(program, softmax.scores, dims, keys, masks=met))
+        before = scores(Cursor(program, softmax.scores, dims, keys, Scale(softmax.rate), met))
     except Miss as miss:
         before = miss
     walk = Walk(softmax.weights, dims, dims, keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class Softmax:
     """Whether the denominator has a one more: a sink with a logit of zero."""
     keep: Value | None = None
     """Which of the exponentials count, when the others are set to zero."""
+    rate: float = 1.0
+    """What the scores are multiplied with first: the logarithm of the base, when it is another than e."""
 
 
 def softmaxes(program: Program) -> Iterator[Softmax]:
@@ -61,27 +64,36 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         if counted is None or (one and not _one(program, one, counted[0])):
             continue
         exponential, keep = counted
-        if power == source and total.dims == _reduced(dims, axes):
-            return Softmax(value.node, _unshifted(program, exponential, axes), value, axes, None, bool(one), keep)
-        if not one and source in (uncast(program, operand) for operand in product_behind(program, numerator)):
-            return Softmax(value.node, _unshifted(program, exponential, axes), source, axes, total.value, False, keep)
+        scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
+        if program.alike(power, source) and total.dims == _reduced(dims, axes):
+            return Softmax(value.node, scores, value, axes, None, bool(one), keep, rate)
+        for weights in () if one else product_behind(program, numerator):
+            weights = _bare(program, weights)
+            if program.alike(weights, source):
+                return Softmax(value.node, scores, weights, axes, total.value, False, keep, rate)
     return None
 
 
 def _counted(program: Program, value: Value) -> tuple[Value, Value | None] | None:
     """The exponential that `value` is, and the boolean array that says which of it count."""
     operands = program.operands(value)
-    if value.node.op == "Exp":
+    if _rate(program, value):
         return value, None
     if value.node.op == "Select" and program.known.number(operands[2]) == 0:
         exponential = uncast(program, operands[1])
-        return (exponential, operands[0]) if exponential.node.op == "Exp" else None
+        return (exponential, operands[0]) if _rate(program, exponential) else None
     if value.node.op == "Multiply":
         for left, right in (operands, operands[::-1]):
             exponential = uncast(program, left)
-            if exponential.node.op == "Exp" and not is_reduction(right, SUM):
+            if _rate(program, exponential) and not is_reduction(right, SUM):
                 return exponential, right
     return None
+
+
+def _rate(program: Program, value: Value) -> float:
+    """The logarithm of the base of which `value` is a power; 0 when it is no exponential."""
+    base = program.known.number(program.operands(value)[0]) if value.node.op == "Power" else None
+    return 1.0 if value.node.op == "Exp" else math.log(base) if base and 1 < base < math.inf else 0.0
 
 
 def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, tuple[Value, ...]] | None:
@@ -120,7 +132,7 @@ def _vanishes(program: Program, added: Value, counted: tuple[Value, Value | None
     number, (exponential, keep) = program.known.number(added), counted
     if number is None or not 0 <= number < 2**-24 or keep is not None:
         return False
-    scores = program.operands(exponential)[0]
+    scores = program.operands(exponential)[-1]
     if scores.node.op != "Subtract":
         return False
     left, right = program.operands(scores)
@@ -133,7 +145,7 @@ def _vanishes(program: Program, added: Value, counted: tuple[Value, Value | None
 
 def _one(program: Program, added: tuple[Value, ...], power: Value) -> bool:
     """Whether what is added to the sum is `exp(0)`, less the same maximum as the scores."""
-    scores = program.operands(power)[0]
+    scores = program.operands(power)[-1]
     if scores.node.op != "Subtract":
         return program.known.number(added[0]) == 1
     shift = _bare(program, program.operands(scores)[1])
@@ -151,7 +163,7 @@ def _one(program: Program, added: tuple[Value, ...], power: Value) -> bool:
 
 
 def _bare(program: Program, value: Value) -> Value:
-    while value.node.op in ("Broadcast", "AsType", *IDENTITIES):
+    while value.node.op == "AsType" or value.node.op in IDENTITIES or value.node.op in VIEWS:
         value = program.operands(value)[0]
     return value
 
@@ -167,12 +179,14 @@ def _from_logarithm(program: Program, value: Value) -> Softmax | None:
     last = len(scores.shape) - 1
     if total.value.node.op != "LogSumExp" or total.dims != _reduced(dims, (last,)):
         return None
-    return Softmax(value.node, scores, value, (last,)) if program.operands(total.value)[0] == scores else None
+    return (
+        Softmax(value.node, scores, value, (last,)) if program.alike(program.operands(total.value)[0], scores) else None
+    )
 
 
 def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
     """What is exponentiated, without what is subtracted first to keep the exponential small: it is the same for all."""
-    scores = program.operands(power)[0]
+    scores = program.operands(power)[-1]
     if scores.node.op == "Subtract":
         left, right = program.operands(scores)
         dims = tuple(fresh(size) for size in left.shape)
