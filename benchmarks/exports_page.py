@@ -1,8 +1,9 @@
 """Turns the rows of `check_exports.py --json` into the page of the docs, a line for each model.
 
 python benchmarks/export_models.py OUT
+python benchmarks/export_optimum.py OUT
 python benchmarks/check_exports.py OUT --no-compile --json rows.json
-python benchmarks/exports_page.py rows.json docs/exports.md
+python benchmarks/exports_page.py rows.json [MORE.json ...] docs/exports.md
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from typing import Any
 HEAD = """# Models checked
 
 Every export of `benchmarks/export_models.py` (architectures of transformers and diffusers with small random weights, by
-both of torch's exporters, with eager and with `scaled_dot_product_attention` code) is loaded, run on two or three sets
-of inputs and compared with ONNX Runtime, and its attentions are counted against the number declared by hand from the
-architecture's source. {agree} of {all} exports agree (largest difference relative to the largest output: 1e-4 in
-float32, 2e-2 in float16); {fused} of {truth} attentions are fused. `ts` is the TorchScript exporter, `dyn` the dynamo
-one, with the opset. Other softmaxes (routers, classifiers) are not counted. Of diffllama's softmaxes the dynamo
-exporter merges each two that are equal, so that the file holds half of those declared.
+both of torch's exporters, with eager and with `scaled_dot_product_attention` code) and of `export_optimum.py` is
+loaded, run on two or three sets of inputs and compared with ONNX Runtime, and its attentions are counted against the
+number declared by hand from the architecture's source. {agree} of {all} exports agree (largest difference relative to
+the largest output: 1e-4 in float32, 2e-2 in float16); {fused} of {truth} attentions are fused. `ts` is the TorchScript
+exporter, `dyn` the dynamo one, `opt` optimum (each of its files by itself, merged decoders with and without a past),
+with the opset. Other softmaxes (routers, classifiers) are not counted. Of diffllama's softmaxes the dynamo exporter
+merges each two that are equal, so that the file holds half of those declared.
 
 MLX {mlx}, fuser {fuser}. The commands:
 
 ```
 python benchmarks/export_models.py OUT
+python benchmarks/export_optimum.py OUT
 python benchmarks/check_exports.py OUT --no-compile --json rows.json
 python benchmarks/exports_page.py rows.json docs/exports.md
 ```
@@ -75,8 +78,8 @@ def line(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    rows, to = (Path(argument) for argument in sys.argv[1:3])
-    to.write_text(page(json.loads(rows.read_text())))
+    *files, to = (Path(argument) for argument in sys.argv[1:])
+    to.write_text(page([row for file in files for row in json.loads(file.read_text())]))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class OnnxProgram:
         self._graph = graph
         self._pool = Pool()
 
-    def __call__(self, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
+    def __call__(self, /, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
         """Compute the outputs by name; can be traced, and marks what every node took and gave.
 
         An input given as a NumPy array (or `Known`) is a constant: it may decide about shapes.
@@ -83,7 +83,7 @@ class OnnxProgram:
         outputs = interpreter.run(self._graph, given)
         return {info.name: interpreter.array(value) for info, value in zip(self.outputs, outputs, strict=True)}
 
-    def values(self, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
+    def values(self, /, **inputs: mx.array | Host | Known) -> dict[str, mx.array]:
         """Every value of the model's own graph by name, not only the outputs; what is no array is left out."""
         interpreter = Interpreter(self._pool)
         found = interpreter.values(self._graph, self._given(inputs))

@@ -1,7 +1,7 @@
 """What of an ONNX graph can be traced at once, where a step of it needs values that only a run gives.
 
-A piece computes every step that its inputs decide. A step that must read a traced value (a loop whose end is computed,
-a choice of elements) is stuck: it runs on the host, between this piece and the next.
+A step that must read a traced value (a loop whose end is computed, a choice of elements) is stuck: it runs on the host.
+A piece computes what the stuck steps need, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from fuser.errors import InvalidModelError
 from fuser.frontends.onnx_graph import Graph, Step
-from fuser.frontends.onnx_run import Interpreter, Pool
+from fuser.frontends.onnx_run import Interpreter, Pool, Scope
 from fuser.frontends.onnx_types import NUMPY_TYPES, Items, Narrow, Value, onnx_type
 
 # a host value beyond this becomes an array: it is compared at every call
@@ -57,7 +57,7 @@ class Made(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What a piece leaves: steps for the host with the reason, and those that wait for them."""
+    """What a piece leaves: steps for the host with the reason, and those that come after them."""
 
     stuck: tuple[tuple[int, str], ...]
     waiting: tuple[int, ...]
@@ -104,19 +104,36 @@ class Piece:
         parts = self._parts
         interpreter = Interpreter(parts.pool)
         values = {name: unpacked(value) for name, value in given.items()}
-        scope, stuck, waiting = interpreter.partly(parts.graph, self._todo, values, parts.constants, parts)
+        scope, stuck = interpreter.partly(parts.graph, self._todo, values, parts.constants, parts)
         if not stuck:
-            names: Iterable[str] = parts.graph.outputs
-        else:
-            after = parts.wanted([*stuck, *waiting])
-            names = [name for name in scope if name in after and name not in given and name not in parts.constants]
-        # where nothing comes after, only the values count: they are arrays
-        most = _BYTES_AS_HOST if stuck else 0
+            made = self._packed(scope, parts.graph.outputs, interpreter, 0)  # only values count now: as arrays
+            return Made(made, -1)
+        done = self._before(stuck)
+        waiting = [number for number in self._todo if number not in done and number not in stuck]
+        after = parts.wanted([*stuck, *waiting])
+        names = [name for number in sorted(done) for name in parts.graph.steps[number].outputs if name in after]
+        made = self._packed(scope, names, interpreter, _BYTES_AS_HOST)
+        return Made(made, parts.rest(Rest(tuple(stuck.items()), tuple(waiting))))
+
+    def _before(self, stuck: Iterable[int]) -> set[int]:
+        """The steps that those need. All else is left for later: an attention is not torn where only a part can wait."""
+        parts = self._parts
+        makers = {name: number for number in self._todo for name in parts.graph.steps[number].outputs}
+        names = [name for number in stuck for name in parts.needs[number]]
+        found: set[int] = set()
+        while names:
+            number = makers.get(names.pop())
+            if number is not None and number not in found:
+                found.add(number)
+                names += parts.needs[number]
+        return found
+
+    @staticmethod
+    def _packed(scope: Scope, names: Iterable[str], interpreter: Interpreter, most: int) -> dict[str, Packed]:
         try:
-            made = {name: packed(scope[name], interpreter, most) for name in names}
+            return {name: packed(scope[name], interpreter, most) for name in names}
         except KeyError as error:
             raise InvalidModelError(f"no node computes the graph's output {error.args[0]!r}") from None
-        return Made(made, parts.rest(Rest(tuple(stuck.items()), tuple(waiting))) if stuck else -1)
 
 
 def packed(value: Value, interpreter: Interpreter, most: int = _BYTES_AS_HOST) -> Packed:

@@ -123,8 +123,8 @@ class Interpreter:
         given: Mapping[str, Value],
         outer: Mapping[str, Value],
         parts: Needs,
-    ) -> tuple[Scope, dict[int, str], list[int]]:
-        """As much of `graph` as can be computed: the values, which steps are stuck and why, which wait for them.
+    ) -> tuple[Scope, dict[int, str]]:
+        """As much of `graph` as can be computed: the values, and which steps are stuck and why.
 
         `todo` are the numbers of the steps that are still to be done.
         """
@@ -133,12 +133,10 @@ class Interpreter:
         self._pool.own(graph.constants.values())
         scope.update(given)
         stuck: dict[int, str] = {}
-        waiting: list[int] = []
         missing: set[str] = set()
         for number in todo:
             step = graph.steps[number]
             if missing and not missing.isdisjoint(parts.needs[number]):
-                waiting.append(number)
                 missing.update(step.outputs)
                 continue
             try:
@@ -146,7 +144,7 @@ class Interpreter:
             except TraceError as error:
                 stuck[number] = str(error)
                 missing.update(step.outputs)
-        return scope, stuck, waiting
+        return scope, stuck
 
     def step(self, step: Step, scope: Scope) -> None:
         """Put what a step computes into the scope that it takes its inputs from."""

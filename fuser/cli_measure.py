@@ -14,6 +14,8 @@ import mlx.core as mx
 from fuser.cli_errors import Problem, described
 from fuser.cli_progress import step
 from fuser.frontends import trees
+from fuser.frontends.onnx import OnnxProgram
+from fuser.model import Model
 from fuser.optimized import Optimized
 from fuser.report import Report
 from fuser.verification_checks import TOLERANCES, Check, difference
@@ -131,7 +133,7 @@ def measure(
     rtol: float | None = None,
 ) -> Measured:
     """Compare and time `fn(*args, **kwargs)`, which is run as it is."""
-    fast: Optimized[..., Any] = Optimized(fn)
+    fast: Model | Optimized[..., Any] = Model(fn) if isinstance(fn, OnnxProgram) else Optimized(fn)
     state: Any = mx.random.state
     ways: dict[str, Callable[..., Any]] = {
         NAIVE: fn,

@@ -56,7 +56,7 @@ class Model:
         regions = tuple(Region("refused", why, name, name) for name in self.program.softmaxes())
         return Report(regions, self.program.name, (why,))
 
-    def __call__(self, **inputs: Any) -> dict[str, mx.array]:
+    def __call__(self, /, **inputs: Any) -> dict[str, mx.array]:
         """The outputs by name, for inputs by name: MLX or numpy arrays.
 
         Traced once for each set of shapes, and of flags that choose a branch. What only a run can decide runs on the

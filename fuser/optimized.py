@@ -135,7 +135,7 @@ class Optimized(Generic[P, R]):
             raise AttributeError(name)
         return getattr(self._fn, name)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the original gives, and does."""
         if turns.mine:
             # inside of a trace: whoever traces sees the original

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 # no limit; leaves room to add lengths to it
 FAR = 1 << 30
+ROWS = 64
 Window = tuple[int, int]
 """How many keys ahead of its place a query sees, and how many behind."""
 
@@ -77,9 +78,14 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
 def _fits(
     bias: NDArray[Any], slope: np.float32, distance: NDArray[Any], seen: NDArray[np.bool_], shifted: bool
 ) -> bool:
-    most = np.abs(bias[seen]).max()
-    rest = np.where(seen, bias, 0) - np.where(seen, float(slope) * distance, 0)
-    if shifted:
-        place = seen.argmax(axis=1)[:, None]
-        rest = np.where(seen, rest - np.take_along_axis(rest, place, axis=1), 0)
-    return bool(np.abs(rest).max() <= 2.0**-23 * most)
+    # some rows at a time: arrays of the size of the mask are slow to make
+    parts = [slice(start, start + ROWS) for start in range(0, len(seen), ROWS)]
+    most = max(float(np.abs(bias[rows], where=seen[rows], out=np.zeros(seen[rows].shape)).max()) for rows in parts)
+    for rows in parts:
+        rest = np.subtract(bias[rows], float(slope) * distance[rows], where=seen[rows], out=np.zeros(seen[rows].shape))
+        if shifted:
+            place = seen[rows].argmax(axis=1)[:, None]
+            rest = np.where(seen[rows], rest - np.take_along_axis(rest, place, axis=1), 0)
+        if np.abs(rest).max() > 2.0**-23 * most:
+            return False
+    return True

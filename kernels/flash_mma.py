@@ -118,7 +118,8 @@ BODY = r"""
 
     for (int tile = start; tile < stop; tile += 16) {
         float score[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
-        UNROLL
+        // not unrolled wholly: the queries of wide heads would be kept in registers that there are not
+        _Pragma("unroll 4")
         for (int step = 0; step < STEPS; step++) {
             const int at = step * 16 + column;
             unsigned a[4], b[2];

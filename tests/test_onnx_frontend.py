@@ -15,6 +15,7 @@ from fuser.errors import FuserError, InvalidInputError, InvalidModelError, Trace
 from fuser.frontends.marks import collect
 from fuser.frontends.onnx import load
 from fuser.frontends.onnx_run import Pool
+from fuser.model import Model
 from tests.onnx_build import info, model, one_node, primitives
 
 F = np.float32
@@ -186,6 +187,11 @@ def test_everything_that_is_missing_is_listed():
         load(built)
     assert "StringSplit-21, as MLX has no strings (node" in str(error.value) and "deep" in str(error.value)
     assert "com.example.Magic-1 (node 'first')" in str(error.value)
+
+
+def test_an_input_may_have_any_name():
+    loaded = Model(load(model([node("Neg", ["self"], ["y"])], [info("self", F, [2])], [info("y", F, [2])])))
+    assert loaded(self=mx.array([1.0, 2.0]))["y"].tolist() == [-1, -2] and loaded.report.notes == ()
 
 
 def test_initializers_may_be_given_instead():
