@@ -6,15 +6,19 @@ import functools
 import gc
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from fuser.frontends.trees import Variables, is_ours, is_small
+from fuser.frontends.trees import is_ours, is_small, names_of
+from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
 
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
+# the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
+BOUND = "optimized "
 _NOT_THEIRS = sys.stdlib_module_names | {"mlx", "fuser", "numpy"}
 
 
@@ -23,9 +27,17 @@ def captures(fn: Any) -> list[Any]:
     roots: dict[int, Any] = {}
     seen: dict[int, Any] = {}
     names: dict[str, None] = {"__call__": None}
-    kinds: dict[type, None] = {}
+    owners: dict[int, Any] = {}
     stack = [fn]
-    while stack:
+    while True:
+        if not stack:
+            found = [(owner, _reached(owner, names)) for owner in _bases(owners.values())]
+            values = [value for _, reached in found for value in reached.values()]
+            owners |= {id(value): value for value in values if _is_owner(value)}
+            stack = [each for each in map(_function, values) if _followed(each) and id(each) not in seen]
+            if not stack and len(found) == len(_bases(owners.values())):
+                break
+            continue
         each = stack.pop()
         if id(each) in seen:
             continue
@@ -40,20 +52,20 @@ def captures(fn: Any) -> list[Any]:
                 roots.update((id(value), value) for value in held if isinstance(value, nn.Module))
                 stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
             else:
-                variables = _variables(each)
-                roots[id(variables)] = variables
-                names |= dict.fromkeys(_names(each.__code__))
-                defaults = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
-                roots.update((id(value), value) for value in defaults if isinstance(value, dict | list))
-                stack += filter(_followed, [*variables.values(), *defaults])
+                variables, defaults = _variables(each), Defaults(each)
+                brought = [variables, defaults, *([vars(each)] if vars(each) and is_small(vars(each)) else ())]
+                roots.update((id(part), part) for part in brought)
+                names |= dict.fromkeys(names_of(each.__code__))
+                stack += filter(_followed, chain.from_iterable(part.values() for part in brought))
+                owners |= {id(owner): owner for owner in _owners(each)}
         elif isinstance(each, functools.partial):
             parts = [each.func, *each.args, *each.keywords.values()]
             roots.update((id(part), part) for part in parts if not _is_function(part))
             stack += filter(_followed, parts)
-        elif isinstance(each, types.MethodType):
+        elif isinstance(each, types.MethodType | types.BuiltinFunctionType):
             roots[id(each.__self__)] = each.__self__
             if not isinstance(each.__self__, nn.Module):
-                stack += filter(_followed, [each.__func__, each.__self__])
+                stack += filter(_followed, [getattr(each, "__func__", None), each.__self__])
         elif isinstance(each, _COMPILED):
             # MLX does not tell what it has wrapped; the garbage collector does
             parts = [part for part in gc.get_referents(each) if part not in _COMPILED]
@@ -62,37 +74,70 @@ def captures(fn: Any) -> list[Any]:
         elif isinstance(each, nn.Module):
             roots[id(each)] = each
             for _, module in paths_of(each):
-                kinds[type(module)] = None
-                stack += filter(_is_function, (*vars(module).values(), *module.values()))
+                owners[id(type(module))] = type(module)
+                held = [value for name, value in vars(module).items() if not name.startswith(BOUND)]
+                stack += filter(_is_function, (*held, *module.values()))
         elif isinstance(each, list | tuple | dict):
             stack += filter(_followed, each.values() if isinstance(each, dict) else each)
-        elif hasattr(each, "__dict__") and not isinstance(each, type):
+        elif not isinstance(each, type):
             if callable(each):
                 roots[id(each)] = each
-            kinds[type(each)] = None
-            stack += filter(_followed, vars(each).values())
-        if not stack:
-            stack = [each for kind in kinds for each in _methods(kind, names) if id(each) not in seen]
+            owners[id(type(each))] = type(each)
+            held = [value for name, value in getattr(each, "__dict__", {}).items() if not name.startswith(BOUND)]
+            stack += filter(_followed, [*held, *Slots(each).values()])
+    for owner, reached in found:
+        kept = [name for name, value in reached.items() if not _is_owner(value)]
+        if kept:
+            attributes = Attributes(owner, kept)
+            roots[id(attributes)] = attributes
     return list(roots.values())
 
 
 def _followed(value: Any) -> bool:
     """Whether a function may be reached through `value`."""
+    if isinstance(value, types.BuiltinFunctionType):
+        # the method of a list, say, is bound to it
+        return not isinstance(value.__self__, types.ModuleType | type | None)
     if _is_function(value) or isinstance(value, nn.Module | list | tuple | dict):
         return True
     kinds = (type, types.ModuleType, mx.array)
-    return hasattr(value, "__dict__") and not isinstance(value, kinds) and is_small(value)
+    return (
+        (hasattr(value, "__dict__") or bool(slots_of(type(value)))) and not isinstance(value, kinds) and is_small(value)
+    )
 
 
-def _methods(kind: type, names: dict[str, None]) -> Iterator[types.FunctionType]:
-    """The functions of these names in a class of the program's, not of MLX's or Python's own."""
-    for base in kind.__mro__:
-        if base.__module__.split(".")[0] not in _NOT_THEIRS:
-            for name in names.keys() & base.__dict__.keys():
-                method = base.__dict__[name]
-                method = getattr(method, "fget", None) or getattr(method, "__func__", method)
-                if isinstance(method, types.FunctionType) and not is_mlx(method):
-                    yield method
+def _bases(owners: Iterable[Any]) -> list[Any]:
+    """The modules and classes of the program, with the bases of those; not what MLX and Python have of their own."""
+    found = {id(base): base for owner in owners for base in (owner.__mro__ if isinstance(owner, type) else [owner])}
+    return [base for base in found.values() if _is_owner(base)]
+
+
+def _is_owner(value: Any) -> bool:
+    if not isinstance(value, type | types.ModuleType):
+        return False
+    name = value.__module__ if isinstance(value, type) else value.__name__
+    return name.split(".")[0] not in _NOT_THEIRS
+
+
+def _owners(fn: types.FunctionType) -> list[Any]:
+    """The modules and classes that a function names."""
+    cells = [cell.cell_contents for cell in fn.__closure__ or () if _filled(cell)]
+    outer = fn.__globals__
+    return [
+        each for each in (*cells, *(outer[name] for name in names_of(fn.__code__) if name in outer)) if _is_owner(each)
+    ]
+
+
+def _reached(owner: Any, names: dict[str, None]) -> dict[str, Any]:
+    """What of a module or class may be read by these names."""
+    held = vars(owner)
+    return {name: held[name] for name in names if name in held and (_is_owner(held[name]) or _matters(held[name]))}
+
+
+def _function(value: Any) -> Any:
+    """The function that an attribute of a class is a property or a method of."""
+    value = getattr(value, "original", value) if is_ours(type(value)) else value
+    return getattr(value, "fget", None) or getattr(value, "__func__", value)
 
 
 def is_mlx(function: types.FunctionType) -> bool:
@@ -117,15 +162,8 @@ def _variables(fn: types.FunctionType) -> Variables:
     cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
     kept = {name: cell for name, cell in cells.items() if not _filled(cell) or _matters(cell.cell_contents)}
     outer = fn.__globals__
-    names = dict.fromkeys(name for name in _names(fn.__code__) if name in outer and _matters(outer[name]))
+    names = dict.fromkeys(name for name in names_of(fn.__code__) if name in outer and _matters(outer[name]))
     return Variables(kept, outer, names)
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
 
 
 def _matters(value: Any) -> bool:

@@ -116,7 +116,7 @@ class Piece:
         return Made(made, parts.rest(Rest(tuple(stuck.items()), tuple(waiting))))
 
     def _before(self, stuck: Iterable[int]) -> set[int]:
-        """The steps that those need. All else is left for later: an attention is not torn where only a part can wait."""
+        """The steps that those need. All else is left for later: no attention is torn of which only a part can wait."""
         parts = self._parts
         makers = {name: number for number in self._todo for name in parts.graph.steps[number].outputs}
         names = [name for number in stuck for name in parts.needs[number]]

@@ -40,6 +40,7 @@ _OWNERS: dict[str, Any] = {"mx": mx, "mx.fast": mx.fast, "mx.linalg": mx.linalg,
 _KERNELS = ("metal_kernel", "cuda_kernel", "precompiled_cuda_kernel")
 _EMPTY = [getattr(mx.fast, name) for name in _KERNELS[:2] if hasattr(mx.fast, name)]
 _BUILTIN, _METHOD = type(mx.sin), type(mx.array.__dict__["__invert__"])
+_CACHED = type(functools.cache(lambda: None))
 _TRANSFORMED = type(mx.checkpoint(lambda x: x))
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(None), type(...))
 _MLX = (mx.Dtype, mx.Stream, mx.Device, type(mx.cpu), mx.distributed.Group)
@@ -128,6 +129,12 @@ class StandIns:
     def replacement(self, value: Any) -> Any:
         """What stands for the function `value`, bound to a variable of the program; None: nothing."""
         kind = type(value)
+        if kind is _CACHED:
+            # what it computes now is of this trace, and must not be kept for others
+            return self.either(value, value.__wrapped__)
+        if kind is staticmethod:
+            inner = self.replacement(value.__func__)
+            return inner and staticmethod(inner)
         if kind is functools.partial:
             inner = self.replacement(value.func)
             return inner and functools.partial(inner, *value.args, **value.keywords)

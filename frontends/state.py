@@ -16,7 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from fuser.errors import TraceError
-from fuser.frontends.trees import Slot, Spec, Variables, Walk, methods_of, unflatten
+from fuser.frontends.trees import Slot, Spec, Walk, methods_of, unflatten
+from fuser.frontends.variables import Variables
 
 Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from fuser.errors import TraceError
+from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
 
 
 class Spec(NamedTuple):
@@ -79,9 +82,11 @@ _SIZES = [(base, type("", (base,), {}).__basicsize__) for base in (dict, list, o
 # beyond this many containers, an argument is no tree but somebody's whole world
 MOST = 20_000
 FEW = 1_000
-_ATOMS = frozenset({int, bool, str, bytes, complex, type(None), type(...), range, mx.Dtype, mx.Device})
-_PLAIN = _ATOMS | {float, types.ModuleType}
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type(mx.compile), type(mx.sin))
+_ATOMS = frozenset({int, bool, str, bytes, type(None), type(...), range, mx.Dtype, mx.Device})
+_PLAIN = _ATOMS | {float, complex, types.ModuleType}
+_TRANSFORMED = type(mx.compile(lambda x: x))
+_BUILTINS = (types.BuiltinFunctionType, type(mx.sin))
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, _TRANSFORMED, *_BUILTINS)
 _OPAQUE = (*_FUNCTIONS, type, types.ModuleType, Enum, property)
 
 
@@ -117,6 +122,8 @@ class Walk:
         if kind is float:
             # 1, 1.0 and True are equal and hash alike, but make different programs; so do 0.0 and -0.0
             return Spec(STATIC, (kind, repr(tree), None))
+        if kind is complex or isinstance(tree, np.number):
+            return Spec(STATIC, (kind, repr(tree), tree))
         if isinstance(tree, tuple):
             children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tree))
             return Spec(kind, (), children)
@@ -124,7 +131,7 @@ class Walk:
             return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
         if kind in _BARE:
             return self._container(tree, kind)
-        if isinstance(tree, _OPAQUE) or not hasattr(tree, "__dict__") or not _all_in_sight(tree, kind):
+        if isinstance(tree, _OPAQUE) or not (_all_in_sight(tree, kind) or slots_of(kind)):
             return self._leaf(tree, kind)
         if isinstance(tree, dict | list):
             return self._container(tree, kind)
@@ -149,8 +156,14 @@ class Walk:
             self.stores.append(tree)
             keys = tuple(tree)
             items = [(tree, name, child) for name, child in tree.items()]
-        attributes: dict[str, Any] = {} if kind in _BARE else tree.__dict__
-        if attributes:
+        attributes: dict[str, Any] | None = None if kind in _BARE else getattr(tree, "__dict__", None)
+        slots = () if kind in _BARE else slots_of(kind)
+        if slots:
+            held = Slots(tree)
+            self.stores.append(held)
+            keys += tuple(map(Attribute, held))
+            items += [(held, name, child) for name, child in held.items()]
+        if attributes is not None:
             self.stores.append(attributes)
             # an optimized method that its object keeps is none of the program's affairs
             named = {name: child for name, child in attributes.items() if not is_ours(type(child))}
@@ -164,61 +177,32 @@ class Walk:
             return Spec(STATIC, (kind, "", frozenset(tree)))
         if hasattr(tree, "__next__"):
             raise TraceError(f"an iterator ({kind.__name__}) gives something else each time")
-        hidden = _slotted(tree) if not isinstance(tree, deque) else [*tree]
-        if _is_record(kind) and all(type(each) in _ATOMS or type(each) is float for each in hidden):
+        if isinstance(tree, Awaitable | AsyncIterator):
+            raise TraceError(f"the program does not run when it is called, but later ({kind.__name__})")
+        if isinstance(tree, deque):
+            raise TraceError("a deque cannot be looked into: what it holds may change")
+        hidden = _slotted(tree)
+        if _is_record(kind) and all(type(each) in _PLAIN for each in hidden):
             raise TraceError(f"an object of type {kind.__name__} cannot be looked into: its slots may change")
         if self._lenient and not any(isinstance(each, mx.array) for each in hidden):
             return Spec(STATIC, (kind, "", ByIdentity(tree)))
         if not all(type(each) in _ATOMS for each in hidden):
             raise TraceError(f"an argument or result of type {kind.__name__} cannot be looked into")
-        if isinstance(tree, _FUNCTIONS) and _captures(tree):
-            raise TraceError(f"an argument or result is a function that holds arrays or objects: {tree!r}")
+        brought: Any = ""
+        if isinstance(tree, _FUNCTIONS):
+            held = list(_brought(tree, set()))
+            if not all(type(each) in _PLAIN for each in held):
+                raise TraceError(f"an argument or result is a function that holds arrays or objects: {tree!r}")
+            brought = tuple([Walk().walk(each) for each in held])
         try:
             hash(tree)
         except TypeError:
             raise TraceError(f"an argument or result of type {kind.__name__} is no array and not hashable") from None
-        return Spec(STATIC, (kind, "", tree))
-
-
-class Variables:
-    """The variables that a function reads from around it, as a container."""
-
-    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[str]) -> None:
-        self._cells = dict(cells)
-        self._outer = outer
-        self._names = (*self._cells, *names)
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Names and values; those that have none are left out."""
-        found = []
-        for name in self._names:
-            try:
-                found.append((name, self[name]))
-            except (KeyError, ValueError):
-                continue
-        return found
-
-    def values(self) -> list[Any]:
-        """The values alone."""
-        return [value for _, value in self.items()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self.items()])
-
-    def __getitem__(self, name: str) -> Any:
-        cell = self._cells.get(name)
-        return self._outer[name] if cell is None else cell.cell_contents
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        cell = self._cells.get(name)
-        if cell is None:
-            self._outer[name] = value
-        else:
-            cell.cell_contents = value
+        return Spec(STATIC, (kind, brought, tree))
 
 
 # containers that are known to hold no more than their items
-_BARE = frozenset({dict, list, Variables, OrderedDict, defaultdict, Counter})
+_BARE = frozenset({dict, list, Variables, Attributes, Defaults, OrderedDict, defaultdict, Counter})
 
 
 def methods_of(store: dict[Any, Any]) -> type[dict[Any, Any]]:
@@ -226,19 +210,37 @@ def methods_of(store: dict[Any, Any]) -> type[dict[Any, Any]]:
     return OrderedDict if isinstance(store, OrderedDict) else dict
 
 
-def _captures(function: Any) -> bool:
-    """Whether a function that is passed around brings more than its text along."""
+def _brought(function: Any, seen: set[int]) -> Iterator[Any]:
+    """What a function that is passed around reads besides its arguments: the values of variables, defaults, parts."""
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    held: list[Any] = []
     if isinstance(function, types.FunctionType):
         held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
         held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    elif isinstance(function, types.BuiltinFunctionType | type(mx.sin)):
-        held = []
+        outer = function.__globals__
+        held += [outer[name] for name in names_of(function.__code__) if name in outer]
+    elif isinstance(function, _BUILTINS):
+        # the method of a list, say, is bound to it
+        held = [getattr(function, "__self__", None)]
+    elif isinstance(function, functools.partial):
+        held = [function.func, *function.args, *function.keywords.values()]
     else:
         held = [each for each in gc.get_referents(function) if each is not type(function)]
-    return any(
-        _captures(each) if isinstance(each, _FUNCTIONS) else not (type(each) in _PLAIN or isinstance(each, type))
-        for each in held
-    )
+    for each in held:
+        if isinstance(each, _FUNCTIONS):
+            yield from _brought(each, seen)
+        elif not isinstance(each, type | types.ModuleType):
+            yield each
+
+
+def names_of(code: types.CodeType) -> Iterator[str]:
+    """The names that a function, and those inside of it, may look up."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from names_of(constant)
 
 
 def is_ours(kind: type) -> bool:
@@ -252,7 +254,8 @@ def is_small(tree: Any) -> bool:
     stack = [tree]
     while stack and len(seen) <= FEW:
         each = stack.pop()
-        if id(each) in seen or isinstance(each, _OPAQUE):
+        if id(each) in seen or isinstance(each, _OPAQUE) or is_ours(type(each)):
+            # what an optimized method has traced is not its object's
             continue
         parts = list(getattr(each, "__dict__", {}).values())
         parts += each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
@@ -264,6 +267,8 @@ def is_small(tree: Any) -> bool:
 
 def _all_in_sight(tree: Any, kind: type) -> bool:
     """Whether an object is no more than its attributes and, for a dictionary or list, its items."""
+    if not hasattr(tree, "__dict__"):
+        return False
     plain = next((size for base, size in _SIZES if isinstance(tree, base)), 0)
     return kind.__basicsize__ <= plain
 
@@ -338,13 +343,16 @@ def _unflatten(spec: Spec, arrays: Iterator[mx.array], objects: list[Any]) -> An
     made: Any = [] if kind is list else {} if kind is dict else kind.__new__(kind)
     objects.append(made)
     # a list has its items first, and attributes at most if somebody made a class of it
-    items = len(spec.children) - len(spec.keys)
+    items, slots = len(spec.children) - len(spec.keys), slots_of(kind)
     if items:
         made.extend([_unflatten(child, arrays, objects) for child in spec.children[:items]])
     for key, child in zip(spec.keys, spec.children[items:], strict=True):
         value = _unflatten(child, arrays, objects)
         if isinstance(key, Attribute):
-            made.__dict__[key.name] = value
+            if key.name in slots:
+                object.__setattr__(made, key.name, value)
+            else:
+                made.__dict__[key.name] = value
         else:
             methods_of(made).__setitem__(made, key, value)
     return made

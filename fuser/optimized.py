@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -13,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import mlx.core as mx
 
 from fuser.errors import FuserError
-from fuser.frontends.captures import captures
+from fuser.frontends.captures import BOUND, captures
 from fuser.frontends.state import Held, types_of
 from fuser.frontends.trees import Slot
 from fuser.fusion import fuse_given
@@ -119,15 +121,38 @@ class Optimized(Generic[P, R]):
         """A decorated method is optimized for each object on its own."""
         if instance is None:
             return self
-        known = getattr(instance, "__dict__", {}).get(self.__name__)
-        if isinstance(known, Optimized) and getattr(known.original, "__func__", None) is self._fn:
-            return known
-        bound: Optimized[..., Any] = type(self)(
-            self._fn.__get__(instance, owner), *self._given, fuse=self._fuse, when=self._when, verify=self._verify
-        )
-        if self.__name__ and hasattr(instance, "__dict__"):
-            object.__setattr__(instance, self.__name__, bound)
+        # under a name that no method has, and for this object alone: a copy of it brings what the other has
+        kept = getattr(instance, "__dict__", {})
+        name = BOUND + getattr(self, "__qualname__", "")
+        known = kept.get(name)
+        if isinstance(known, Optimized):
+            method = known.original
+            if getattr(method, "__func__", None) is self._fn and getattr(method, "__self__", None) is instance:
+                return known
+        bound = self._like(self._fn.__get__(instance, owner), self._given)
+        if hasattr(instance, "__dict__"):
+            object.__setattr__(instance, name, bound)
         return bound
+
+    def _like(self, fn: Callable[..., Any], given: Sequence[Any]) -> Optimized[..., Any]:
+        if isinstance(fn, Optimized):
+            return fn
+        return type(self)(fn, *given, fuse=self._fuse, when=self._when, verify=self._verify)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimized[..., Any]:
+        """An optimized copy of the program; what was traced stays behind."""
+        return self._like(copy.deepcopy(self._fn, memo), copy.deepcopy(self._given, memo))
+
+    def __reduce__(self) -> Any:
+        """By name, as functions are pickled, where the name leads here; else the program, to be traced anew."""
+        name = getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return name
+        options = {"fuse": self._fuse, "when": self._when, "verify": self._verify}
+        return _again, (type(self), self._fn, self._given, options)
 
     def __getattr__(self, name: str) -> Any:
         # an optimized module is asked for what the module has: parameters(), layers, ...
@@ -256,6 +281,11 @@ class Optimized(Generic[P, R]):
             result = self._fn(*args, **kwargs)
         self._last = entry
         return result
+
+
+def _again(kind: type[Optimized[..., Any]], fn: Callable[..., Any], given: Sequence[Any], options: Any) -> Any:
+    # a method is found by its name, and is optimized there
+    return fn if isinstance(fn, Optimized) else kind(fn, *given, **options)
 
 
 def _plain(tree: Any) -> Any:

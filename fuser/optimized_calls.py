@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,8 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: boo
         with swapped(stores, slots, inputs, replacement) as changes:
             # the program may itself be a function that MLX has made
             result = (replacement(fn) or fn)(*arguments, **keywords)
+            if isinstance(result, Coroutine):
+                result.close()  # nobody will wait for this one
             found = Walk({id(each): number for number, each in enumerate([*walk.objects, *held.objects])})
             seen["results"] = found.walk(result)
             seen["count"] = len(found.arrays)

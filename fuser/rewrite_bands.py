@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Value
 from fuser.kernels.bands import FAR, Tilt, Window, tilt_of, window_of
-from fuser.masks.mask import Mask
+from fuser.masks.mask import DROWNS, VANISHES, Mask
 from fuser.masks.meaning import SWALLOWS_HALF, Empty, Reading, smallest, spread
 from fuser.reading.program import Program, Term, seen_through
 from fuser.regions import Attention
 
-# adding this, or anything lower, leaves nothing of a score: a row of it is uniform
-DROWNS = -1e30
 Kept = tuple[Term, bool]
 
 
@@ -49,6 +47,9 @@ def plan(program: Program, region: Attention) -> Plan | None:
         kept = [each for mask in reading.keeps for each in _parts(program, mask.term, mask.inverted)]
         return _split(program, region, kept, reading.keep, reading.empty)
     if reading.kind == "additive" and reading.bias is not None and reading.empty is None:
+        if (np.isfinite(reading.bias) & (reading.bias <= VANISHES)).any():
+            # a row of numbers so low swallows its scores: no slope tells that
+            return None
         bias = _matrices(reading.bias, region)
         tilt = None if bias is None else tilt_of(bias, region.sink is None)
         return None if tilt is None else Plan(tilt.window, tilt)

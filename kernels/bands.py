@@ -51,7 +51,7 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
     """The slopes and the window that `bias`, `[heads, rows, columns]`, minus infinity outside the window, is made of.
 
     `shifted` says that a row may have one number more than the slopes give: no softmax without a sink sees it. What is
-    found differs from `bias` by less than the largest number of the bias is rounded to in float32: None otherwise.
+    found differs from a row of `bias` by less than its largest number is rounded to in float32: None otherwise.
     """
     seen = bias[0] > -np.inf
     window = window_of(seen)
@@ -80,12 +80,12 @@ def _fits(
 ) -> bool:
     # some rows at a time: arrays of the size of the mask are slow to make
     parts = [slice(start, start + ROWS) for start in range(0, len(seen), ROWS)]
-    most = max(float(np.abs(bias[rows], where=seen[rows], out=np.zeros(seen[rows].shape)).max()) for rows in parts)
     for rows in parts:
+        most = np.abs(bias[rows], where=seen[rows], out=np.zeros(seen[rows].shape)).max(axis=1, keepdims=True)
         rest = np.subtract(bias[rows], float(slope) * distance[rows], where=seen[rows], out=np.zeros(seen[rows].shape))
         if shifted:
             place = seen[rows].argmax(axis=1)[:, None]
             rest = np.where(seen[rows], rest - np.take_along_axis(rest, place, axis=1), 0)
-        if np.abs(rest).max() > 2.0**-23 * most:
+        if (np.abs(rest) > 2.0**-23 * most).any():
             return False
     return True

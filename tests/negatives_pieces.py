@@ -5,12 +5,20 @@ from __future__ import annotations
 import mlx.core as mx
 
 from tests.negatives_base import ROOT, N
-from tests.spellings_base import K, Q, T, args, sm
+from tests.spellings_base import K, Q, T, args, keep, sm
 from tests.spellings_pieces import TWO, both, cut, joined
 
 FOURS = args((4, 4, 5, 8), (4, 4, 7, 8), (4, 4, 7, 8), (4, 4, 3, 8), (4, 4, 3, 8))
 CUT = "slice|piece"
 PIECE = "piece"
+
+
+COLUMN = mx.array([1.0, 2, 3, 4, 5])[:, None]
+SINK = mx.broadcast_to(mx.array([0.5, -0.5, 1, 0]).reshape(4, 1, 1), (2, 4, 5, 1))
+
+
+def sunk(q, k, v):
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, sinks=SINK[0, :, 0, 0])
 
 
 def two(q, k, c, left=ROOT, right=ROOT):
@@ -54,6 +62,35 @@ NEGATIVES = [
         CUT,
         TWO,
         both,
+    ),
+    N(
+        "a column added to each product",
+        lambda q, k, v, c, w: (lambda p: mx.addmm(COLUMN, p[..., :7], v) + mx.addmm(COLUMN, p[..., 7:], w))(
+            sm(joined(q, k, c))
+        ),
+        CUT,
+        TWO,
+        both,
+    ),
+    N(
+        "a sink scaled with the scores",
+        lambda q, k, v: sm(mx.concatenate([q @ T(k), SINK], -1) * ROOT)[..., :-1] @ v,
+        "scaled",
+        like=sunk,
+    ),
+    N(
+        "weights of a sink multiplied with the others",
+        lambda q, k, v, m: (sm(mx.concatenate([q @ T(k) * ROOT, SINK], -1)) * m)[..., :-1] @ v,
+        "multiplied",
+        args(Q, K, K, (5, 8)),
+        lambda q, k, v, m: sunk(q, k, v),
+    ),
+    N(
+        "weights of a sink zeroed with the others",
+        lambda q, k, v, m: mx.where(m, sm(mx.concatenate([q @ T(k) * ROOT, SINK], -1)), 0)[..., :-1] @ v,
+        "masked after",
+        args(Q, K, K, keep(5, 8)),
+        lambda q, k, v, m: sunk(q, k, v),
     ),
     N(
         "one product halved",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,9 @@ def padding(rng: np.random.Generator) -> mx.array:
 KEPT = args(Q, K, K, holes)
 TOKENS = args(Q, K, K, padding)
 RELATIVE = args(Q, K, K, holes, (4, 5, 7))
+HIDDEN = args(Q, K, K, holes, lambda rng: mx.where(mx.array(rng.random((2, 1, 5, 7)) < 0.5), 0.0, LOWEST))
+INFINITE = args(Q, K, K, holes, lambda rng: mx.where(mx.array(rng.random((2, 1, 5, 7)) < 0.5), 0.0, -INF))
+INFINITE_KEPT = args(Q, K, K, lambda rng: mx.where(holes(rng), 0.0, -INF))
 SQUARE = args((2, 4, 6, 8), (2, 4, 6, 8), (2, 4, 6, 8))
 TALL = args((2, 4, 7, 8), (2, 4, 5, 8), (2, 4, 5, 8))
 
@@ -113,8 +117,56 @@ def triangle_zeroed(q, k, v):
 
 
 def relative(q, k, v, m, bias):
-    x = mx.where(m, (q @ T(k) + bias) * ROOT, LOWEST)
+    x = mx.where(m, (q @ T(k) + mx.maximum(bias, -8.0)) * ROOT, LOWEST)
     return mx.where(mx.logical_not(m), 0.0, sm(x)) @ v
+
+
+def hidden_twice(value: float) -> Fn:
+    """A row of which one mask hides what the other keeps, and the weights zeroed by the one."""
+    return lambda q, k, v, m, b: mx.where(m, sm(mx.where(m, scores(q, k) + b, value)), 0.0) @ v
+
+
+def stacked(value: float, dtype: mx.Dtype = mx.float32) -> Fn:
+    """A triangle added where a mask has set scores to the same number: left of the padding, keys are hidden twice."""
+
+    def fn(q, k, v, m):
+        x = mx.where(m, scores(q, k).astype(dtype), value) + mx.where(mx.tri(5, 7, 2, dtype=mx.bool_), 0.0, value)
+        return sm(x).astype(q.dtype) @ v
+
+    return fn
+
+
+def added_twice(q, k, v, m):
+    x = scores(q, k).astype(mx.float32)
+    x = x + mx.where(m, 0.0, LOWEST) + mx.where(m[::-1, :, ::-1], 0.0, LOWEST)
+    return sm(x).astype(q.dtype) @ v
+
+
+def guarded_in_part(first: Fn, second: Fn) -> Fn:
+    """NaN replaced in the weights of some keys only."""
+
+    def fn(q, k, v, m):
+        p = sm(mx.where(m, scores(q, k), -INF))
+        return first(p[..., :4]) @ v[:, :, :4] + second(p[..., 4:]) @ v[:, :, 4:]
+
+    return fn
+
+
+def zeroed_in_part(q, k, v, m):
+    p = sm(mx.where(m, scores(q, k), LOWEST))
+    return mx.where(m, p, 0.0)[..., :4] @ v[:, :, :4] + p[..., 4:] @ v[:, :, 4:]
+
+
+def no_nan(p):
+    return mx.where(mx.isnan(p), 0.0, p)
+
+
+def same(p):
+    return p
+
+
+def less(shift: Callable[[mx.array], mx.array]) -> Fn:
+    return lambda q, k, v, m: (lambda x: sm(x - shift(x)))(mx.where(m, scores(q, k), LOWEST)) @ v
 
 
 def bert(value: float) -> Fn:
@@ -206,6 +258,40 @@ CASES = [
     Case("bfloat16, where the lowest number, zeroed after", zeroed(FLOOR), typed(BRAIN), "zero", fuses=True),
     Case("constant, -1e9, zeroed after", triangle_zeroed, SQUARE, "zero", fuses=True),
     Case("relative positions, where -1e9, zeroed after", relative, RELATIVE, "zero", fuses=True),
+    Case("where -1e9, zeroed after, hidden by an input too", hidden_twice(LOWEST), HIDDEN, "any"),
+    Case("where -inf, zeroed after, hidden by an input too", hidden_twice(-INF), INFINITE, "any"),
+    Case("where -1e9, a triangle of -1e9 added after", stacked(LOWEST), KEPT, "any"),
+    Case("where the lowest number, a triangle of it added after", stacked(FLOOR), KEPT, "any"),
+    Case("half, -1e9 added twice in float", added_twice, typed(HALF), "any"),
+    Case("half, -65504 and a triangle of it in float", stacked(-65504.0, mx.float32), typed(HALF), "any"),
+    Case("cut off below at -1e4", lambda q, k, v, m: sm(mx.maximum(scores(q, k) + m, -1e4)) @ v, INFINITE_KEPT, "mean"),
+    Case(
+        "constant, cut off below at -1e4",
+        lambda q, k, v: sm(mx.maximum(scores(q, k) + mx.where(mx.tri(6, 6, -1, dtype=mx.bool_), 0.0, -INF), -1e4)) @ v,
+        SQUARE,
+        "mean",
+        fuses=True,
+    ),
+    Case(
+        "constant, added -1e9, large scores",
+        lambda q, k, v: sm(q @ T(k) * 100 + mx.where(mx.tri(6, 6, -1, dtype=mx.bool_), 0.0, LOWEST)) @ v,
+        SQUARE,
+        "any",
+    ),
+    Case("NaN guard on the first keys", guarded_in_part(no_nan, same), KEPT, "nan"),
+    Case("NaN guard on the last keys", guarded_in_part(same, no_nan), KEPT, "nan"),
+    Case("NaN guard on both parts", guarded_in_part(no_nan, no_nan), KEPT, "zero", fuses=True),
+    Case("where -1e9, zeroed in part", zeroed_in_part, KEPT, "any"),
+    Case(
+        "NaN guard after rows were multiplied by NaN",
+        lambda q, k, v, m: (
+            no_nan(sm(mx.where(m, scores(q, k), -INF)) * mx.array([1.0, math.nan, 1, math.nan, 1])[:, None]) @ v
+        ),
+        KEPT,
+        "zero",
+    ),
+    Case("the mean of masked scores subtracted", less(lambda x: x.mean(-1, keepdims=True)), KEPT, "any"),
+    Case("the least of masked scores subtracted", less(lambda x: x.min(-1, keepdims=True)), KEPT, "any"),
     Case("a sink takes the row", sunk, KEPT, "zero"),
     Case("the kernel itself, boolean", kernel, KEPT, "any"),
     Case(

@@ -80,6 +80,16 @@ def test_both_sides_of_a_cut_are_fused():
     assert verification and [check.name for check in verification.outputs] == ["output z"]
 
 
+def test_an_attention_whose_values_wait_for_the_host_is_not_torn():
+    built = text(
+        "(float[1,2,n,4] x, bool[n] keep) => (float[1,2,n,4] z)",
+        "places = NonZero (keep) minus = Constant <value_ints = [-1]> () flat = Reshape (places, minus)"
+        " values = Gather <axis = 2> (x, flat)" + attend("whole", "x", "z").replace("_w, x)", "_w, values)"),
+    )
+    loaded = checked(built, {"x": heads(4), "keep": np.ones(4, bool)})
+    assert fused(loaded) == ["whole"] and len(loaded.report.notes) == 1
+
+
 def test_a_cut_model_can_be_left_unfused():
     inputs = {"x": heads(4), "keep": np.array([True, False, True, True])}
     left = Model(load(CHOSEN), fuse=False)

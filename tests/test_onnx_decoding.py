@@ -37,6 +37,7 @@ def decode(run: Callable[..., Mapping[str, Any]], first: Arrays) -> list[list[in
 
 
 def both(built: onnx.ModelProto, first: Arrays) -> Model:
+    """The model, after its tokens were compared with the reference's."""
     reference, loaded = ReferenceEvaluator(built), Model(load(built))
 
     def expected(**feed: Any) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def test_an_exported_decoder_gives_the_references_tokens() -> None:
     with np.load(FOLDER / "inputs.npz") as arrays:
         first = {name: arrays[name] for name in arrays}
     loaded = both(onnx.load(FOLDER / "model.onnx"), first)
+    loaded(**first)
     assert loaded.report.counts["fused"] == 2
 
 
@@ -90,5 +92,7 @@ def test_a_merged_decoder_gives_the_references_tokens(batch: int) -> None:
         "use_cache": np.array([False]),
     }
     loaded = both(built, first)
-    (region,) = loaded.report.regions
-    assert region.verdict == "fused" and region.name.endswith("cached") and loaded.report.notes == ()
+    for flag, name in ((False, "fresh"), (True, "cached")):
+        loaded(**first | {"use_cache": np.array([flag])})
+        (region,) = loaded.report.regions
+        assert region.verdict == "fused" and region.name.endswith(name) and loaded.report.notes == ()

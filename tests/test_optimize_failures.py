@@ -115,10 +115,11 @@ def test_an_error_leaves_state_as_the_original_does() -> None:
     same(block.out.bias, before + X.sum())
 
 
-class Slotted:
+class Slotted(dict[str, int]):
     __slots__ = ("weight",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.weight = mx.ones(3)
 
 
@@ -130,9 +131,9 @@ def test_arguments_that_cannot_be_looked_into() -> None:
     slotted, numbers = Slotted(), generator()
     fast = fuser.optimize(lambda x, what: x * (what.weight if isinstance(what, Slotted) else next(what)))
     x = mx.ones(3)
-    same(fast(x, slotted), x)
-    slotted.weight = slotted.weight * 2
-    same(fast(x, slotted), x * 2)
+    for _ in range(2):
+        same(fast(x, slotted), x * slotted.weight)
+        slotted.weight = slotted.weight * 2
     assert "Slotted" in fast.report.notes[0]
     same([fast(x, numbers) for _ in range(3)], [x * 0, x * 1, x * 2])
     same(fuser.optimize(lambda x, table: x * table[0])(x, _Table()), x * 5)
@@ -162,7 +163,7 @@ def test_slots_that_change(captured: bool) -> None:
     for scale in (2.0, 2.0, 3.0):
         known.scale = other.scale = scale
         same(fast(X) if captured else fast(X, other), program(X, known))
-    assert "Record cannot be looked into" in fast.report.notes[0]
+    assert not fast.report.notes
 
 
 def test_iterators_that_are_captured() -> None:

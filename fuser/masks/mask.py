@@ -16,6 +16,8 @@ from fuser.reading.program import Miss, Program, Term, seen_through
 VANISHES = -9e3
 # adding this swallows scores of a usual size, so that a wholly masked row is uniform
 SURE = -1e8
+# adding this, or anything lower, leaves nothing of any score
+DROWNS = -1e30
 
 
 @dataclass(frozen=True)

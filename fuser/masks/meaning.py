@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
-from fuser.masks.mask import SURE, VANISHES, Mask
+from fuser.masks.mask import DROWNS, SURE, VANISHES, Mask
 from fuser.reading.axes import Dim, axes_of, size_of
 from fuser.reading.program import Miss, Program, Term, seen_through
 
@@ -29,7 +29,8 @@ from fuser.reading.program import Miss, Program, Term, seen_through
 SWALLOWS_HALF = -6e4
 FLOAT32_MAX = 3.4028235e38
 FLOAT16_MAX = 65504.0
-TWICE = "two masks of float16's lowest number make minus infinity where they meet, in rows that see nothing"
+SEVERAL = "masks of several fills meet in rows that are masked wholly"
+TWICE = "two masks meet in rows that see nothing, where they add up to less than float16 can hold"
 
 Steps = Sequence[tuple[Mask, NDArray[Any] | None]]
 Empty = Literal["nan", "mean", "zero"]
@@ -72,10 +73,16 @@ def read(
         where = program.name(mask.term.value)
         if mask.piece is not None and known is None:
             raise Miss(f"only a piece of the keys is masked, by {where}, which is known only when the program runs", at)
+        if guarded and (mask.scale.factors or mask.scale.divisors):
+            raise Miss(f"NaN weights are replaced, which {where}, scaled by an array, may make of other rows too", at)
         if mask.kind == "floor" and mask.fill > VANISHES:
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
             raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
+        if mask.kind == "floor" and mask.fill > SURE and any(each is None for other, each in steps if other != mask):
+            raise Miss(
+                f"the scores are cut off below at {mask.fill:g}, beside masks known only when the program runs", at
+            )
         if mask.kind == "times" and (known is None or not ((known == 0) | (known == 1)).all()):
             raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
     if all(known is not None or mask.kind == "floor" for mask, known in steps):
@@ -93,6 +100,7 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, half: bool, gu
     total, lost = np.zeros((1,) * len(axes)), np.zeros((1,) * len(axes), bool)
     for mask, known in reversed(steps):
         if mask.kind == "floor":
+            lost = lost | (total < mask.fill)
             total = np.maximum(total, mask.fill)
         elif mask.kind == "add":
             assert known is not None
@@ -107,7 +115,9 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, half: bool, gu
     if (lost & counts).any():
         raise Miss("the scores are multiplied by zero where no mask hides them", at)
     empty: Empty | None = None
-    sure = SWALLOWS_HALF if any(_largest(mask) == FLOAT16_MAX for mask, _ in steps if mask.kind == "add") else SURE
+    sure = SURE if half else DROWNS
+    if any(_largest(mask) == FLOAT16_MAX for mask, _ in steps if mask.kind == "add"):
+        sure = SWALLOWS_HALF
     if not _covers(counts, keys, axes):
         hidden = ~counts.any(axis=_places(keys, axes), keepdims=True)
         here = total[np.broadcast_to(hidden, total.shape)]
@@ -117,10 +127,12 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, half: bool, gu
             here[0] <= sure or np.broadcast_to(lost, total.shape)[np.broadcast_to(hidden, total.shape)].all()
         ):
             empty = "mean"
-        elif (lost & hidden & (total > sure)).any():
-            raise Miss("masks of several fills meet in rows that are masked wholly", at)
+        elif (lost & hidden & (total > max(sure, SURE))).any():
+            raise Miss(SEVERAL, at)
         elif half and (here <= sure).any():
             raise Miss(TWICE, at)
+        elif len(set(here[(here <= DROWNS) & (here > -math.inf)])) > 1:
+            raise Miss(SEVERAL, at)
         else:
             return Reading(axes, "additive", bias=smallest(total), empty="zero" if guarded else None)
     if ((total == 0) | ~counts).all():
@@ -166,7 +178,7 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
     added = [mask for mask, known in steps if mask.kind == "add" and hides(program, mask, known)]
     replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill)]
-    if half and any(_largest(mask) == FLOAT16_MAX for mask in added) and len(added) + len(replaced) > 1:
+    if half and added and len(added) + len(replaced) > 1:
         raise Miss(TWICE, at)
     added_up = tuple(steps)
     steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
@@ -186,9 +198,13 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     keeps = tuple(mask for mask, known in steps if mask.kind == "keep" and known is None)
     known_keep = None if keep.all() else smallest(keep)
     finite = {fill for fill in fills if math.isfinite(fill)}
-    if not bias and (len(fills) == 1 or not finite):
+    # what hides scores by adding to those that another mask has hidden makes them lower than the others
+    stacked = any(mask.kind == "add" and hides(program, mask, known) for mask, known in steps[:-1])
+    if not bias and (not finite or (len(fills) == 1 and not stacked)):
         empty: Empty = "mean" if finite else "zero" if guarded else "nan"
         return Reading(axes, "boolean", known_keep, keeps, empty=empty)
+    if sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked)):
+        raise Miss(SEVERAL, at)
     if any(mask.kind == "keep" and mask.fill > SURE for mask, _ in steps) and not half:
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "mean" if half and finite else None
@@ -199,8 +215,8 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
 
 def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether a mask adds no minus infinity, so that the kernel sees no wholly masked row."""
-    if mask.kind != "add":
-        return math.isfinite(mask.fill)
+    if mask.kind != "add" or mask.scale.factors or mask.scale.divisors:
+        return mask.kind != "add" and math.isfinite(mask.fill)
     low, high = bounds(program.graph, program.known, mask.term.value) if known is None else (known.min(), known.max())
     return min(float(low) * mask.scale.number, float(high) * mask.scale.number) >= -FLOAT32_MAX
 
@@ -230,7 +246,7 @@ def _complement(program: Program, mask: Mask, kept: Term) -> float | None:
     for factor, number in (operands, operands[::-1]):
         fill = program.known.number(number)
         inner = seen_through(program, factor, mask.term.dims, casts=True)
-        if fill is None:
+        if fill is None or not math.isfinite(fill):
             continue
         if inner.value.node.op == "AsType":
             inner = seen_through(program, program.operands(inner.value)[0], inner.dims)
@@ -319,6 +335,16 @@ def hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
     low = bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0]
     return low != -math.inf and low * mask.scale.number <= SWALLOWS_HALF
+
+
+def lowers(program: Program, masks: Sequence[Mask], reading: Reading) -> bool:
+    """Whether a row may hold finite numbers so low that scores are lost in them."""
+    if reading.kind != "additive":
+        return reading.empty == "mean"
+    return any(
+        hides(program, mask, program.known.array(mask.term.value)) if mask.kind == "add" else math.isfinite(mask.fill)
+        for mask in masks
+    )
 
 
 def _largest(mask: Mask) -> float:

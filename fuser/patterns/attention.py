@@ -11,7 +11,7 @@ from fuser.masks import meaning as masks
 from fuser.masks.mask import Mask, Scale, of_exponentials
 from fuser.masks.meaning import Reading
 from fuser.masks.zeroed import zeroed
-from fuser.patterns.cursor import Cursor
+from fuser.patterns.cursor import Cursor, Sink
 from fuser.patterns.scores import Scores, scores
 from fuser.patterns.weights import Walk, divided, together, weighted_sums
 from fuser.reading.axes import VIEWS, Dim, Dims, axes_of, fresh, resolve, size_of
@@ -36,12 +36,14 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keep = softmax.keep
     met = (of_exponentials(program, keep, dims, softmax.node),) if keep is not None else ()
     try:
-        before = scores(Cursor(program, softmax.scores, dims, keys, Scale(softmax.rate), met))
+        one = Sink(0.0) if softmax.one else None
+        scale = Scale(softmax.rate)
+        before = scores(Cursor(program, softmax.scores, dims, keys, scale, met, one, fixed=softmax.one))
     except Miss as miss:
         before = miss
     walk = Walk(softmax.weights, dims, dims, keys)
     if isinstance(before, Scores):
-        walk = replace(walk, keys=before.keys, sink=before.sink)
+        walk = replace(walk, keys=before.keys, sink=None if softmax.one else before.sink)
     try:
         after = together(program, weighted_sums(program, walk), axes_of([walk.keys]))
         if softmax.total is not None:
@@ -68,11 +70,13 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     axes = roles.batch + roles.heads + roles.groups + roles.queries + roles.keys
     mask = masks.read(program, before.masks, axes, roles.queries, roles.keys, half, after[0].guarded, softmax.node)
     heads = roles.query_heads, roles.key_heads
-    if before.sink is not None or softmax.one:
+    if softmax.logarithm and masks.lowers(program, before.masks, mask):
+        raise Miss("a row that is masked wholly swallows the logarithm of its sum: its weights are ones", softmax.node)
+    if before.sink is not None:
         # the sink takes the whole of a row that is masked wholly: the kernel gives zeros as the program does
-        mask = replace(mask, empty=None)
+        mask = replace(mask, empty=mask.empty if softmax.undefined and mask.empty == "nan" else None)
     roles = _aligned(roles, mask)
-    sink = _sink(program, before.sink.logit, axes) if before.sink is not None else 0.0 if softmax.one else None
+    sink = _sink(program, before.sink.logit, axes) if before.sink is not None else None
     for product in before.products:
         for each in before.masks:
             if any(program.depends(each.term.value, value) for value in product.values):

@@ -35,6 +35,8 @@ class Cursor:
     sink: Sink | None = None
     cap: Cap | None = None
     depth: int = 0
+    fixed: bool = False
+    """Whether a number added to all scores matters: beside a sink, inside of a cap, in one piece of the keys."""
 
     @property
     def op(self) -> str:

@@ -19,7 +19,7 @@ from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import factors
 from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, seen_through
-from fuser.reading.softmax import is_shift
+from fuser.reading.softmax import is_largest, is_shift
 from fuser.regions import Cap, Product
 
 
@@ -99,11 +99,16 @@ def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
         return right
     seen = len(cursor.masks)
     # each way took the other side for a mask: that entry goes
-    inner = left.masks[seen + 1 :] + right.masks[seen + 1 :]
-    # a fill that swallows the other product's scores, too, masks the sum
-    if any(mask.kind != "add" and not (mask.kind == "keep" and mask.fill <= SURE) for mask in inner):
-        raise cursor.miss("two products are added of which one is masked alone")
-    return replace(left, products=left.products + right.products, masks=cursor.masks + inner)
+    inner = left.masks[seen + 1 :], right.masks[seen + 1 :]
+    # a fill that swallows the other product's scores, too, masks the sum, unless it meets another
+    fills = [[mask.fill if mask.kind == "keep" else 0.0 for mask in masks if mask.kind != "add"] for masks in inner]
+    if left.cap or right.cap or not all(fill <= SURE for fill in (*fills[0], *fills[1])):
+        raise cursor.miss("two products are added of which one is masked or capped alone")
+    if all(fills) and any(map(math.isfinite, (*fills[0], *fills[1]))):
+        raise cursor.miss("two products are added that are masked each: where both are, the fills add up")
+    # what is added to the other product is added to the fill, too
+    masks = inner[1] + inner[0] if fills[0] else inner[0] + inner[1]
+    return replace(left, products=left.products + right.products, masks=cursor.masks + masks)
 
 
 def _bound(scores: Scores, other: Scores) -> bool:
@@ -184,13 +189,18 @@ def subtract(cursor: Cursor) -> Iterable[Cursor]:
 def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
     """The cursor at `value`, of which `other` is an additive mask.
 
-    What is the same for all keys is no matter to a softmax: a number, or the largest or mean of the very scores.
+    What is the same for all keys is no matter to a softmax alone: a number, or the largest or mean of the very scores.
     """
     term = cursor.term(other)
-    if term.axes.isdisjoint(axes_of([cursor.keys])):
-        number = cursor.program.known.number(other)
-        if is_shift(cursor.program, term.value, value) if number is None else abs(number) <= -VANISHES:
-            return cursor.to(value)
+    if not cursor.fixed and term.axes.isdisjoint(axes_of([cursor.keys])):
+        number, past = cursor.program.known.number(other), cursor.to(value)
+        if number is not None and abs(number) <= -VANISHES:
+            return past
+        if number is None and is_shift(cursor.program, term.value, value):
+            small = sign < 0 and is_largest(cursor.program, term.value)
+            if not small and scores(past).masks != cursor.masks:
+                raise cursor.miss("a mean or sum of masked scores is added to them, which may leave nothing of them")
+            return past
     return cursor.to(value, None, None, Mask("add", term, cursor.scale.times(sign)))
 
 
@@ -201,7 +211,7 @@ def softcap(cursor: Cursor) -> Iterable[Cursor]:
     if cursor.cap or scale.factors or scale.divisors or not 0 < scale.number < math.inf:
         raise cursor.miss(WHY["Tanh"])
     cap = Cap(scale.number, cursor.value.node, len(cursor.masks))
-    yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap)
+    yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap, fixed=True)
 
 
 def concatenated(cursor: Cursor) -> Scores:
@@ -211,7 +221,10 @@ def concatenated(cursor: Cursor) -> Scores:
     if resolve(cursor.dims)[axis] == axes_of([cursor.keys]):
         ways = [(operands, None, False), (operands[:-1], operands[-1], False), (operands[1:], operands[0], True)]
         for pieces, logit, first in ways:
-            if logit is not None and (logit.shape[axis] != 1 or cursor.masks or cursor.sink or cursor.cap):
+            changed = cursor.masks or cursor.sink or cursor.cap or cursor.scale != Scale()
+            if logit is not None and (logit.shape[axis] != 1 or changed):
+                if logit.shape[axis] == 1 and logit.node not in cursor.program.fed:
+                    reason = cursor.miss("a sink's column is scaled or masked with the scores, beside which it stands")
                 continue
             try:
                 return pieced(cursor, pieces) if logit is None else with_sink(cursor, pieces, logit, first)
@@ -232,7 +245,7 @@ def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
     for piece in pieces:
         column = fresh(piece.shape[axis], "keys")
         dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
-        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1))
+        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1, fixed=True))
         scaled = cursor.scale.factors or cursor.scale.divisors
         if part.cap or part.sink or (part.masks and (cursor.cap or scaled or any(m.piece for m in part.masks))):
             raise cursor.miss("the scores of one piece of the keys are changed alone")
@@ -287,7 +300,7 @@ def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool
     dims = tuple(column if i == axis else dim for i, dim in enumerate(whole))
     alone = tuple(() if i == axis else dim for i, dim in enumerate(whole))
     found = Sink(seen_through(cursor.program, logit, alone), first, axes_of([cursor.keys]))
-    return pieced(replace(cursor, dims=dims, keys=column, sink=found), pieces)
+    return pieced(replace(cursor, dims=dims, keys=column, sink=found, fixed=True), pieces)
 
 
 @peels("Select")

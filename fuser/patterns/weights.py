@@ -66,6 +66,11 @@ class Walk:
 
     depth: int = 0
 
+    @property
+    def columns(self) -> Dim:
+        """The axes of the keys, and of the keys with a sink among them."""
+        return axes_of([self.keys, self.sink.column if self.sink else ()])
+
     def miss(self, reason: str, node: Node) -> Miss:
         """The match ends at `node`."""
         return Miss(reason, node, self.depth)
@@ -125,9 +130,11 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
         other = operands[1 - place]
         number = program.known.number(other)
         if number is not None:
+            if not math.isfinite(number) or (node.op == "Divide" and number == 0):
+                raise walk.miss("the weights are multiplied by what is no number, or divided by zero", node)
             return replace(step, number=walk.number * number if node.op == "Multiply" else walk.number / number)
         term = seen_through(program, other, resolve(walk.dims))
-        if term.axes.isdisjoint(axes_of([walk.keys])):
+        if term.axes.isdisjoint(walk.columns):
             kind: Literal["multiply", "divide"] = "multiply" if node.op == "Multiply" else "divide"
             return replace(step, steps=(*walk.steps, Step(kind, term)))
         if node.op == "Multiply" and _is_mask(program, term):
@@ -144,14 +151,16 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     while condition.node.op == "LogicalNot":
         condition, inverted = program.operands(condition)[0], not inverted
     compared = program.operands(condition)
-    if condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen and not any(condition.node.arguments):
+    asked = condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen
+    # rows that were multiplied may hold other NaN than those of the softmax
+    if asked and not step.steps and not any(condition.node.arguments):
         if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
             return replace(step, guarded=True)
         against = program.known.number(compared[1])
         if condition.node.op == "Equal" and against is not None and math.isinf(against) and inverted:
             return step
     term = seen_through(program, condition, resolve(step.dims))
-    if number == 0 and term.axes.isdisjoint(axes_of([step.keys])):
+    if number == 0 and term.axes.isdisjoint(step.columns):
         return replace(step, steps=(*step.steps, Step("keep", term, inverted=inverted)))
     if number == 0:
         return replace(step, zeros=(*step.zeros, (Mask("keep", term, inverted=inverted), step.value.node)))
@@ -239,7 +248,10 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
         for node, place in program.graph.users(here.output):
             there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
             names = translation(there.dims, here.dims, there.width) if there is not None else None
-            if there is None or names is None or (here.number, here.steps) != (there.number, there.steps):
+            if there is None or names is None or _done(here) != _done(there):
+                continue
+            if any(step.kind == "add" for step in here.steps):
+                # what each product adds would have to be added twice
                 continue
             moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)
             pieces = sorted((*here.pieces, *moved), key=lambda piece: piece[0])
@@ -250,6 +262,11 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
             value = joined([(part, column) for _, part, column in pieces], keys)
             return None if value is None else replace(both, value=value, pieces=())
     return None
+
+
+def _done(found: Weighted) -> tuple[object, ...]:
+    """What was done to the weights on the way to a product."""
+    return found.number, found.steps, found.guarded, [mask for mask, _ in found.zeros]
 
 
 def divided(program: Program, found: Weighted, total: Term) -> Weighted:

@@ -26,6 +26,10 @@ class Softmax:
     """Whether the denominator has a one more: a sink with a logit of zero."""
     keep: Value | None = None
     """Which of the exponentials count, when the others are set to zero."""
+    undefined: bool = False
+    """Whether a row of minus infinity is NaN in spite of that one, less which the largest score was taken."""
+    logarithm: bool = False
+    """Whether its logarithm came first: in rows of numbers so low that these swallow it, the weights are ones."""
     rate: float = 1.0
     """What the scores are multiplied with first: the logarithm of the base, when it is another than e."""
 
@@ -59,18 +63,22 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         source = uncast(program, program.operands(total.value)[0])
         axes = tuple(total.value.node.arguments[1])
         counted = _counted(program, source)
-        if one and counted is not None and _vanishes(program, one[0], counted, axes):
-            one = ()
-        if counted is None or (one and not _one(program, one, counted[0])):
+        if counted is None:
             continue
         exponential, keep = counted
+        if one is not None and keep is None and _vanishes(program, one, exponential, axes):
+            one = None
+        if one is not None and not _one(program, one, exponential, dims):
+            continue
         scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
         if program.alike(power, source) and total.dims == _reduced(dims, axes):
-            return Softmax(value.node, scores, value, axes, None, bool(one), keep, rate)
+            undefined = one is not None and scores != program.operands(exponential)[-1]
+            undefined = undefined and is_largest(program, program.operands(program.operands(exponential)[-1])[1])
+            return Softmax(value.node, scores, value, axes, None, one is not None, keep, undefined, rate=rate)
         for weights in () if one else product_behind(program, numerator):
             weights = _bare(program, weights)
             if program.alike(weights, source):
-                return Softmax(value.node, scores, weights, axes, total.value, False, keep, rate)
+                return Softmax(value.node, scores, weights, axes, total.value, False, keep, rate=rate)
     return None
 
 
@@ -96,7 +104,7 @@ def _rate(program: Program, value: Value) -> float:
     return 1.0 if value.node.op == "Exp" else math.log(base) if base and 1 < base < math.inf else 0.0
 
 
-def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, tuple[Value, ...]] | None:
+def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, Term | None] | None:
     """The sum that `other` divides by (as `op` has it), and what is added to it."""
     term = seen_through(program, other, dims, casts=True)
     operands = program.operands(term.value)
@@ -110,8 +118,8 @@ def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, tu
         for total, one in (operands, operands[::-1]):
             inner = seen_through(program, total, term.dims, casts=True)
             if is_reduction(inner.value, SUM):
-                return inner, (one,)
-    return (term, ()) if is_reduction(term.value, SUM) else None
+                return inner, Term(one, term.dims)
+    return (term, None) if is_reduction(term.value, SUM) else None
 
 
 def product_behind(program: Program, value: Value) -> tuple[Value, ...]:
@@ -127,39 +135,44 @@ def _reduced(dims: Dims, axes: tuple[int, ...]) -> Dims:
     return tuple(() if place in axes else dim for place, dim in enumerate(dims))
 
 
-def _vanishes(program: Program, added: Value, counted: tuple[Value, Value | None], axes: tuple[int, ...]) -> bool:
+def _vanishes(program: Program, added: Term, power: Value, axes: tuple[int, ...]) -> bool:
     """Whether what is added to the sum is lost in it: less its own maximum, a sum of exponentials is one or more."""
-    number, (exponential, keep) = program.known.number(added), counted
-    if number is None or not 0 <= number < 2**-24 or keep is not None:
+    number, scores = program.known.number(added.value), program.operands(power)[-1]
+    if number is None or not 0 <= number < 2**-24:
         return False
-    scores = program.operands(exponential)[-1]
     if scores.node.op != "Subtract":
         return False
     left, right = program.operands(scores)
-    shift = seen_through(program, right, tuple(fresh(size) for size in left.shape), casts=True).value
-    while shift.node.op == "StopGradient":
-        shift = program.operands(shift)[0]
-    largest = is_reduction(shift, MAX) and tuple(shift.node.arguments[1]) == axes
-    return largest and program.alike(uncast(program, program.operands(shift)[0]), uncast(program, left))
+    dims = tuple(fresh(size) for size in left.shape)
+    shift = _shift(program, right, dims)
+    largest = is_reduction(shift.value, MAX) and tuple(shift.value.node.arguments[1]) == axes
+    if not largest or shift.dims != _reduced(dims, axes):
+        return False
+    return program.alike(uncast(program, program.operands(shift.value)[0]), uncast(program, left))
 
 
-def _one(program: Program, added: tuple[Value, ...], power: Value) -> bool:
+def _shift(program: Program, value: Value, dims: Dims) -> Term:
+    """What is subtracted from the scores, seen through views: the same for all keys, it has no gradient anyway."""
+    shift = seen_through(program, value, dims, casts=True)
+    while shift.value.node.op == "StopGradient":
+        shift = seen_through(program, program.operands(shift.value)[0], shift.dims, casts=True)
+    return shift
+
+
+def _one(program: Program, added: Term, power: Value, dims: Dims) -> bool:
     """Whether what is added to the sum is `exp(0)`, less the same maximum as the scores."""
     scores = program.operands(power)[-1]
     if scores.node.op != "Subtract":
-        return program.known.number(added[0]) == 1
-    shift = _bare(program, program.operands(scores)[1])
-    if program.known.number(added[0]) == 1:
-        # less a maximum, a one would be exp(max): no sink of zero
+        return program.known.number(added.value) == 1
+    # less a maximum, a one would be exp(max): no sink of zero
+    exponential = seen_through(program, added.value, added.dims, casts=True)
+    if exponential.value.node.op != "Exp":
         return False
-    exponential = _bare(program, added[0])
-    if exponential.node.op != "Exp":
+    negative = seen_through(program, program.operands(exponential.value)[0], exponential.dims, casts=True)
+    operands, op = program.operands(negative.value), negative.value.node.op
+    if op != "Negative" and not (op == "Subtract" and program.known.number(operands[0]) == 0):
         return False
-    negative = _bare(program, program.operands(exponential)[0])
-    operands = program.operands(negative)
-    if negative.node.op == "Subtract" and program.known.number(operands[0]) == 0:
-        return _bare(program, operands[1]) == shift
-    return negative.node.op == "Negative" and _bare(program, operands[0]) == shift
+    return _shift(program, operands[-1], negative.dims) == _shift(program, program.operands(scores)[1], dims)
 
 
 def _bare(program: Program, value: Value) -> Value:
@@ -179,9 +192,9 @@ def _from_logarithm(program: Program, value: Value) -> Softmax | None:
     last = len(scores.shape) - 1
     if total.value.node.op != "LogSumExp" or total.dims != _reduced(dims, (last,)):
         return None
-    return (
-        Softmax(value.node, scores, value, (last,)) if program.alike(program.operands(total.value)[0], scores) else None
-    )
+    if not program.alike(program.operands(total.value)[0], scores):
+        return None
+    return Softmax(value.node, scores, value, (last,), logarithm=True)
 
 
 def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
@@ -190,10 +203,7 @@ def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
     if scores.node.op == "Subtract":
         left, right = program.operands(scores)
         dims = tuple(fresh(size) for size in left.shape)
-        shift = seen_through(program, right, dims, casts=True)
-        while shift.value.node.op == "StopGradient":
-            # what is the same for all keys has no gradient anyway
-            shift = seen_through(program, program.operands(shift.value)[0], shift.dims, casts=True)
+        shift = _shift(program, right, dims)
         keys = axes_of([dims[place] for place in axes])
         if shift.value.node.op in ("Reduce", "LogSumExp", "Maximum") and shift.axes.isdisjoint(keys):
             return left
@@ -211,6 +221,13 @@ def is_shift(program: Program, shift: Value, scores: Value) -> bool:
             return False
         shift = next(operand for operand in operands if operand not in known)
     return shift.node.op in ("Reduce", "LogSumExp") and program.operands(shift)[0] == scores
+
+
+def is_largest(program: Program, shift: Value) -> bool:
+    """Whether a shift is the largest of the scores, or their LogSumExp: less that, the largest stay what they are."""
+    while shift.node.op == "StopGradient" or shift.node.op in VIEWS:
+        shift = program.operands(shift)[0]
+    return is_reduction(shift, MAX) or shift.node.op == "LogSumExp"
 
 
 def uncast(program: Program, value: Value) -> Value:

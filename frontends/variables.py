@@ -1,0 +1,135 @@
+"""What a program reads by name, as containers: variables, attributes of modules and classes, defaults, slots."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+
+class Variables:
+    """The variables that a function reads from around it."""
+
+    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[str]) -> None:
+        self._cells = dict(cells)
+        self._outer = outer
+        self._names = (*self._cells, *names)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and values; those that have none are left out."""
+        found = []
+        for name in self._names:
+            try:
+                found.append((name, self[name]))
+            except (KeyError, ValueError):
+                continue
+        return found
+
+    def values(self) -> list[Any]:
+        """The values alone."""
+        return [value for _, value in self.items()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self.items()])
+
+    def __getitem__(self, name: str) -> Any:
+        cell = self._cells.get(name)
+        return self._outer[name] if cell is None else cell.cell_contents
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        cell = self._cells.get(name)
+        if cell is None:
+            self._outer[name] = value
+        else:
+            cell.cell_contents = value
+
+
+class Attributes(Variables):
+    """What a module or a class has under some names."""
+
+    def __init__(self, owner: Any, names: Iterable[str]) -> None:
+        super().__init__({}, {}, names)
+        self._owner = owner
+
+    def values(self) -> list[Any]:
+        """The values alone: this is looked at in each call."""
+        held = vars(self._owner)
+        return [held[name] for name in self._names if name in held]
+
+    def __getitem__(self, name: str) -> Any:
+        return vars(self._owner)[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(self._owner, type) and isinstance(value, types.FunctionType):
+            # functions of MLX do not become methods: what stands for one must not, either
+            value = value if hasattr(type(vars(self._owner).get(name)), "__get__") else staticmethod(value)
+        setattr(self._owner, name, value)
+
+
+class Defaults(Variables):
+    """The defaults of a function's parameters."""
+
+    def __init__(self, function: types.FunctionType) -> None:
+        code, count = function.__code__, len(function.__defaults__ or ())
+        last = code.co_varnames[: code.co_argcount][-count:] if count else ()
+        super().__init__({}, {}, (*last, *(function.__kwdefaults__ or {})))
+        self._function = function
+        self._places = {name: place for place, name in enumerate(last)}
+
+    def __getitem__(self, name: str) -> Any:
+        place, given = self._places.get(name), self._function.__defaults__ or ()
+        if place is None:
+            return (self._function.__kwdefaults__ or {})[name]
+        if place >= len(given):
+            raise KeyError(name)
+        return given[place]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        place = self._places.get(name)
+        if place is None:
+            self._function.__kwdefaults__ = {**(self._function.__kwdefaults__ or {}), name: value}
+        else:
+            given = self._function.__defaults__ or ()
+            self._function.__defaults__ = (*given[:place], value, *given[place + 1 :])
+
+
+class Slots(Variables):
+    """The slots of an object."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__({}, {}, slots_of(type(owner)))
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self._owner, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        # a frozen dataclass refuses it, but not from us
+        object.__setattr__(self._owner, name, value)
+
+
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The slots of objects of a class of the program's; none where they have more than those and a dictionary."""
+    found = _slots.get(kind)
+    if found is None:
+        found = _slots[kind] = _slots_of(kind)
+    return found
+
+
+_slots: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def _slots_of(kind: type) -> tuple[str, ...]:
+    if kind.__module__.split(".")[0] in sys.stdlib_module_names:
+        return ()
+    bases = [base for base in kind.__mro__ if "__slots__" in vars(base)]
+    # not as they are written: names with two underscores are changed
+    members = [(name, each) for base in bases for name, each in vars(base).items()]
+    names = tuple(name for name, each in members if isinstance(each, types.MemberDescriptorType))
+    apart = kind.__basicsize__ - object.__basicsize__ - 8 * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0))
+    return names if apart == 8 * len(names) else ()
