@@ -5,6 +5,7 @@ Python's own tracing tells when a line has run; the arrays that it bound are wha
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,8 +129,15 @@ def is_read(error: object) -> bool:
 
 
 def place_of(code: CodeType, line: int) -> str:
-    """A line of a source file, as `file.py:12`."""
-    return f"{PurePath(code.co_filename).name}:{line}"
+    """A line of a source file, as `file.py:12`; of a notebook, whose cells have made-up files, as `cell, line 12`."""
+    return _cell(code.co_filename, line) or f"{PurePath(code.co_filename).name}:{line}"
+
+
+def _cell(file: str, line: int) -> str:
+    path = PurePath(file)
+    numbered = re.match(r"<ipython-input-(\d+)", path.name)
+    made_up = numbered or path.parent.name.startswith("ipykernel_")
+    return f"cell{f' {numbered[1]}' if numbered else ''}, line {line}" if made_up else ""
 
 
 def user_line(traceback: TracebackType | None) -> str | None:
@@ -138,6 +146,7 @@ def user_line(traceback: TracebackType | None) -> str | None:
     while traceback is not None:
         frame = traceback.tb_frame
         if frame.f_globals.get("__name__", "").split(".")[0] not in _OURS:
-            found = f"{frame.f_code.co_filename}:{traceback.tb_lineno}"
+            file, line = frame.f_code.co_filename, traceback.tb_lineno
+            found = _cell(file, line) or f"{file}:{line}"
         traceback = traceback.tb_next
     return found

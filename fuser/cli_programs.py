@@ -71,7 +71,7 @@ def program(text: str, *, fuse: bool = True) -> Program:
     """The program that `text` names; `fuse` is about ONNX models."""
     path = Path(text)
     if path.is_dir():
-        raise Problem(f"{text!r} is a folder: MODEL is an .onnx file or module:function")
+        raise Problem(f"{text!r} is a folder: MODEL is an .onnx or .mlxfn file, or module:function")
     if path.suffix in (".onnx", ".mlxfn") or path.exists():
         if not path.exists():
             raise Problem(f"no such file: {text!r}")
@@ -81,7 +81,7 @@ def program(text: str, *, fuse: bool = True) -> Program:
         return Program(text, load_onnx(path, fuse=fuse))
     module, colon, attribute = text.partition(":")
     if not colon or not module or not attribute:
-        raise Problem(f"no such file: {text!r}; MODEL is an .onnx file or module:function")
+        raise Problem(f"no such file: {text!r}; MODEL is an .onnx or .mlxfn file, or module:function")
     return Program(text, _imported(module, attribute))
 
 

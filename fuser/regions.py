@@ -74,6 +74,11 @@ class Weighted:
     pieces: tuple[tuple[int, Operand, Dim], ...] = ()
     """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
 
+    @property
+    def done(self) -> tuple[object, ...]:
+        """All that was done to the weights before the product."""
+        return self.number, self.steps, self.guarded, [mask for mask, _ in self.zeros]
+
 
 @dataclass(frozen=True)
 class Roles:

@@ -231,7 +231,9 @@ class Program:
 
     def noisy(self, place: str, x: mx.array) -> mx.array:
         for where, what in self.plan.noise:
-            if where == place:
+            # a gradient that is stopped inside is not the kernel's
+            inside = where in ("scores", "weights") and what == "no gradient"
+            if where == place and not inside:
                 x = NOISE[what](x)
         return x
 

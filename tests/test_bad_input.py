@@ -83,7 +83,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     # MODEL
     "no such file": (("report", "nothing.onnx"), "no such file"),
     "no such path": (("report", "some/where/model.onnx"), "no such file"),
-    "neither file nor function": (("report", "nothing"), "MODEL is an .onnx file or module:function"),
+    "neither file nor function": (("report", "nothing"), "MODEL is an .onnx or .mlxfn file, or module:function"),
     "a folder": (("report", "dir.onnx"), "is a folder"),
     "the current folder": (("report", "."), "is a folder"),
     "an empty file": (("report", "empty.onnx"), "not an ONNX model"),

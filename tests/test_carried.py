@@ -242,6 +242,32 @@ def test_gradients_through_contiguous_are_its_own() -> None:
     assert mx.array_equal(1 / found, 1 / wanted).item()
 
 
+KERNEL: Any = mx.fast.scaled_dot_product_attention
+SOFTMAX: Any = mx.softmax
+
+
+class Kept:
+    kernel, static, softmax = KERNEL, staticmethod(KERNEL), SOFTMAX
+
+    def __call__(self, x: mx.array) -> Any:
+        return self.kernel(x, x, x, scale=0.5) + self.static(x, x, x, scale=0.5) + self.softmax(x, axis=-1)
+
+
+def test_the_kernel_by_other_names() -> None:
+    def positional(x: mx.array, kernel: Any = KERNEL) -> Any:
+        return kernel(x, x, x, scale=0.5)
+
+    def keyword(x: mx.array, *, kernel: Any = KERNEL) -> Any:
+        return kernel(x, x, x, scale=0.5)
+
+    x = X[:, None]
+    for program, count in ((positional, 1), (keyword, 1), (Kept(), 2)):
+        fast = fuser.optimize(program)
+        same(fast(x), program(x))
+        assert fast.report.counts["already fused"] == count and fast.report.counts["fused"] == 0
+    assert positional.__defaults__ == (KERNEL,) and vars(Kept)["kernel"] is KERNEL
+
+
 RING = """
 import mlx.core as mx
 import fuser

@@ -150,14 +150,17 @@ def test_lint_sees_a_cycle() -> None:
 
 def test_it_prints_as_a_program() -> None:
     graph = fuser.trace(lambda x, y: mx.softmax(x @ y * 2, axis=-1), mx.zeros((2, 3)), mx.zeros((3, 4)))
+    node = graph.nodes[-1]
+    where = f"  # {node.scope}"
+    assert node.source is not None and node.source in where
     assert str(graph).splitlines() == [
         "%0: float32[2, 3] = Input()",
         "%1: float32[3, 4] = Input()",
         "%2: float32[] = Constant(2.0)",
-        "%3: float32[2, 4] = Matmul(%0, %1)",
-        "%4: float32[2, 4] = Broadcast(%2, (2, 4))",
-        "%5: float32[2, 4] = Multiply(%3, %4)",
-        "%6: float32[2, 4] = Softmax(%5, False)",
+        f"%3: float32[2, 4] = Matmul(%0, %1){where}",
+        f"%4: float32[2, 4] = Broadcast(%2, (2, 4)){where}",
+        f"%5: float32[2, 4] = Multiply(%3, %4){where}",
+        f"%6: float32[2, 4] = Softmax(%5, False){where}",
         "return %6",
     ]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fuser
+from fuser.kernels import host
 
 Q, K = (2, 4, 5, 8), (2, 4, 7, 8)
 
@@ -75,3 +76,19 @@ def test_a_row_that_becomes_nan_differs(monkeypatch: pytest.MonkeyPatch) -> None
     region = fast.report.regions[0]
     assert region.verdict == "refused" and region.error == float("inf")
     assert region.to_dict()["error"] is None
+
+
+def test_our_own_kernel_is_what_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(1, 4, 256, 64)
+    (region,) = fuser.explain(attend, x, x, x).regions
+    if region.kernel is None or not region.kernel.startswith("CPU, ours"):
+        pytest.skip("MLX's own call computes it here")
+    assert fuser.verify(attend, x, x, x)
+    right = host.attend
+    monkeypatch.setattr(host, "attend", lambda *args, **kwargs: right(*args, **kwargs) * 1.5)
+    found = fuser.verify(attend, x, x, x)
+    assert not found.outputs[0].ok and not found.regions[0].ok
+    fast = fuser.optimize(attend, verify=True)
+    with pytest.warns(RuntimeWarning, match="is not fused"):
+        answer = fast(x, x, x)
+    assert mx.allclose(answer, attend(x, x, x), atol=1e-5) and fast.report.counts["refused"] == 1

@@ -43,7 +43,7 @@ def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, de
     operands = graph.operands(node)
     if node.op in _PASS:
         low, high = bounds(graph, known, operands[0], layers, depth - 1)
-        limit = 65504.0 if dtype == mx.float16 else math.inf
+        limit = {mx.float16: 65504.0, mx.bfloat16: 3.3895314e38}.get(dtype, math.inf)
         return (low if low >= -limit else -math.inf), (high if high <= limit else math.inf)
     if node.op == "Select":
         return _hull(*(bounds(graph, known, operand, layers, depth - 1) for operand in operands[1:]))

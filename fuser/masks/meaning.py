@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
 from fuser.masks.mask import DROWNS, SURE, VANISHES, Mask
+from fuser.masks.paired import paired
 from fuser.reading.axes import Dim, axes_of, size_of
 from fuser.reading.program import Miss, Program, Term, seen_through
 
@@ -73,8 +74,8 @@ def read(
         where = program.name(mask.term.value)
         if mask.piece is not None and known is None:
             raise Miss(f"only a piece of the keys is masked, by {where}, which is known only when the program runs", at)
-        if guarded and (mask.scale.factors or mask.scale.divisors):
-            raise Miss(f"NaN weights are replaced, which {where}, scaled by an array, may make of other rows too", at)
+        if guarded and mask.kind == "add" and not _lowers_alone(program, mask, known):
+            raise Miss(f"NaN weights are replaced, which {where} may make of rows that are not masked wholly", at)
         if mask.kind == "floor" and mask.fill > VANISHES:
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
@@ -199,86 +200,45 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     known_keep = None if keep.all() else smallest(keep)
     finite = {fill for fill in fills if math.isfinite(fill)}
     # what hides scores by adding to those that another mask has hidden makes them lower than the others
-    stacked = any(mask.kind == "add" and hides(program, mask, known) for mask, known in steps[:-1])
+    # (in float16 what an input may hold is doubtful enough: such rows are answered after the kernel)
+    hiding = may_hide if half else hides
+    stacked = any(mask.kind == "add" and hiding(program, mask, known) for mask, known in steps[:-1])
     if not bias and (not finite or (len(fills) == 1 and not stacked)):
         empty: Empty = "mean" if finite else "zero" if guarded else "nan"
         return Reading(axes, "boolean", known_keep, keeps, empty=empty)
-    if sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked)):
+    several = sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked))
+    if several or (finite and any(_is_scaled(mask) and hides(program, mask, known) for mask, known in steps)):
         raise Miss(SEVERAL, at)
-    if any(mask.kind == "keep" and mask.fill > SURE for mask, _ in steps) and not half:
+    certain = not stacked and all(_finite(program, mask, known) for mask, known in steps)
+    lowest = SURE if not half else SWALLOWS_HALF if not certain else 0.0
+    if any(mask.kind == "keep" and mask.fill > lowest for mask, _ in steps):
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "mean" if half and finite else None
-    if not all(_finite(program, mask, known) for mask, known in steps):
+    if not certain:
         late = "zero" if guarded else late or "nan"
     return Reading(axes, "additive", known_keep, keeps, steps=added_up, empty=late)
 
 
 def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether a mask adds no minus infinity, so that the kernel sees no wholly masked row."""
-    if mask.kind != "add" or mask.scale.factors or mask.scale.divisors:
+    if mask.kind != "add" or _is_scaled(mask):
         return mask.kind != "add" and math.isfinite(mask.fill)
     low, high = bounds(program.graph, program.known, mask.term.value) if known is None else (known.min(), known.max())
     return min(float(low) * mask.scale.number, float(high) * mask.scale.number) >= -FLOAT32_MAX
 
 
-def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
-    """`masks` with `scores * m + (1 - m) * fill`, for a boolean `m`, read as the keep mask that it is."""
-    rest = list(masks)
-    for mask in masks:
-        condition = _uncast(program, mask.term)
-        if mask.kind != "times" or condition.value.dtype != mx.bool_:
-            continue
-        for other in rest:
-            alike = other.kind == "add" and other.piece == mask.piece
-            fill = _complement(program, other, mask.term) if alike else None
-            if fill is not None and not (other.scale.factors or other.scale.divisors):
-                kept = Mask("keep", condition, mask.scale, fill * other.scale.number, piece=mask.piece)
-                rest = [kept if each is mask else each for each in rest if each is not other]
-                break
-    return rest
+def _lowers_alone(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
+    """Whether what a mask makes infinite it makes minus infinity: its sign is known, or it is finite."""
+    turned = replace(mask, scale=mask.scale.times(-1))
+    return not _is_scaled(mask) and (mask.scale.number > 0 or _finite(program, turned, known))
 
 
-def _complement(program: Program, mask: Mask, kept: Term) -> float | None:
-    """The fill, when `mask` adds `(1 - kept) * fill`, `(kept - 1) * -fill` or `not kept * fill`."""
-    if mask.term.value.node.op != "Multiply":
-        return None
-    operands = program.operands(mask.term.value)
-    for factor, number in (operands, operands[::-1]):
-        fill = program.known.number(number)
-        inner = seen_through(program, factor, mask.term.dims, casts=True)
-        if fill is None or not math.isfinite(fill):
-            continue
-        if inner.value.node.op == "AsType":
-            inner = seen_through(program, program.operands(inner.value)[0], inner.dims)
-        parts = program.operands(inner.value)
-        if inner.value.node.op == "LogicalNot" and same(program, seen_through(program, parts[0], inner.dims), kept):
-            return fill
-        if inner.value.node.op != "Subtract":
-            continue
-        left, right = parts
-        for one, other, sign in ((left, right, 1.0), (right, left, -1.0)):
-            if program.known.number(one) == 1 and same(program, seen_through(program, other, inner.dims), kept):
-                return fill * sign
-    return None
-
-
-def same(program: Program, left: Term, right: Term) -> bool:
-    """Whether two arrays are the same numbers, or one condition."""
-    if left.dims == right.dims and program.alike(left.value, right.value):
-        return True
-    # one condition cast twice is one mask
-    left_source, right_source = _uncast(program, left), _uncast(program, right)
-    return left_source == right_source and left_source.value.dtype == mx.bool_
-
-
-def _uncast(program: Program, term: Term) -> Term:
-    while term.value.node.op == "AsType":
-        term = seen_through(program, program.operands(term.value)[0], term.dims)
-    return term
+def _is_scaled(mask: Mask) -> bool:
+    return bool(mask.scale.factors or mask.scale.divisors)
 
 
 def _known(program: Program, mask: Mask, axes: Dim, keys: Dim) -> NDArray[Any] | None:
-    if mask.kind == "floor" or mask.scale.factors or mask.scale.divisors:
+    if mask.kind == "floor" or _is_scaled(mask):
         return None
     array: NDArray[Any] | None = program.known.array(mask.term.value)
     if array is None:
@@ -314,7 +274,7 @@ def spread(array: NDArray[Any], term: Term, axes: Dim) -> NDArray[Any]:
 def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     """The keep mask that `scores + where(condition, 0, fill)` is, when no score survives the addition of `fill`."""
     node = mask.term.value.node
-    if mask.kind != "add" or node.op != "Select" or mask.scale.factors or mask.scale.divisors:
+    if mask.kind != "add" or node.op != "Select" or _is_scaled(mask):
         return None
     condition, left, right = program.graph.operands(node)
     numbers = program.known.number(left), program.known.number(right)
@@ -337,14 +297,18 @@ def hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     return low != -math.inf and low * mask.scale.number <= SWALLOWS_HALF
 
 
+def may_hide(program: Program, mask: Mask, known: NDArray[Any] | None = None) -> bool:
+    """Whether an additive mask may hold such numbers: of what the program is given, nothing is known."""
+    known = program.known.array(mask.term.value) if known is None else known
+    unknown = known is None and bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0] == -math.inf
+    return unknown or hides(program, mask, known)
+
+
 def lowers(program: Program, masks: Sequence[Mask], reading: Reading) -> bool:
     """Whether a row may hold finite numbers so low that scores are lost in them."""
     if reading.kind != "additive":
         return reading.empty == "mean"
-    return any(
-        hides(program, mask, program.known.array(mask.term.value)) if mask.kind == "add" else math.isfinite(mask.fill)
-        for mask in masks
-    )
+    return any(may_hide(program, mask) if mask.kind == "add" else math.isfinite(mask.fill) for mask in masks)
 
 
 def _largest(mask: Mask) -> float:

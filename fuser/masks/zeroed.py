@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
 from fuser.masks.mask import SURE, VANISHES, Mask
-from fuser.masks.meaning import hides, paired, same
+from fuser.masks.meaning import may_hide
+from fuser.masks.paired import paired, same
 from fuser.reading.program import Miss, Program, Term, seen_through
 
 OTHER = {
@@ -37,19 +37,12 @@ def zeroed(
         others = [mask for i, mask in enumerate(steps) if i != place]
         if not steps[place].fill <= (SURE if others else VANISHES):
             raise Miss(f"masked scores are set to {steps[place].fill:g}, which leaves them weight", at)
-        if any(mask.kind != "add" or _may_hide(program, mask) for mask in others):
+        if any(mask.kind != "add" or may_hide(program, mask) for mask in others):
             raise Miss("the weights are masked after the softmax, by one of several masks of the scores", at)
         if zero.kind == "keep" or math.isfinite(steps[place].fill):
             # minus infinity and zeros for NaN come to the same, in every row
             steps[place], guarded = replace(steps[place], fill=-math.inf), True
     return tuple(steps), guarded
-
-
-def _may_hide(program: Program, mask: Mask) -> bool:
-    """Whether an additive mask may hide the keys that another keeps: of what the program is given, nothing is known."""
-    known = program.known.array(mask.term.value)
-    unknown = known is None and bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0] == -math.inf
-    return unknown or hides(program, mask, known)
 
 
 def _alike(program: Program, left: Mask, right: Mask) -> bool:

@@ -10,6 +10,7 @@ import mlx.core as mx
 from fuser.masks import meaning as masks
 from fuser.masks.mask import Mask, Scale, of_exponentials
 from fuser.masks.meaning import Reading
+from fuser.masks.paired import paired
 from fuser.masks.zeroed import zeroed
 from fuser.patterns.cursor import Cursor, Sink
 from fuser.patterns.scores import Scores, scores
@@ -36,8 +37,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keep = softmax.keep
     met = (of_exponentials(program, keep, dims, softmax.node),) if keep is not None else ()
     try:
-        one = Sink(0.0) if softmax.one else None
-        scale = Scale(softmax.rate)
+        one, scale = Sink(0.0) if softmax.one else None, Scale(softmax.rate)
         before = scores(Cursor(program, softmax.scores, dims, keys, scale, met, one, fixed=softmax.one))
     except Miss as miss:
         before = miss
@@ -83,7 +83,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
                 raise Miss("the mask depends on the scores (top-k)", each.term.value.node)
     if isinstance(sink, Term | KnownSink) and not set(axes_of(sink.dims)) <= {*roles.heads, *roles.groups}:
         raise Miss("the sink logits vary over more than the heads", softmax.node)
-    steps = tuple(masks.paired(program, before.masks))
+    steps = tuple(paired(program, before.masks))
     return Attention(softmax, before.products, tuple(after), roles, mask, sink, heads, dtype, steps, before.cap)
 
 

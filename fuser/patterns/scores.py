@@ -197,9 +197,9 @@ def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
         if number is not None and abs(number) <= -VANISHES:
             return past
         if number is None and is_shift(cursor.program, term.value, value):
-            small = sign < 0 and is_largest(cursor.program, term.value)
+            small = sign < 0 and not cursor.masks and is_largest(cursor.program, term.value)
             if not small and scores(past).masks != cursor.masks:
-                raise cursor.miss("a mean or sum of masked scores is added to them, which may leave nothing of them")
+                raise cursor.miss("the masked scores are shifted by what the mask decides, which may leave nothing of them")
             return past
     return cursor.to(value, None, None, Mask("add", term, cursor.scale.times(sign)))
 

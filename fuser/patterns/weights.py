@@ -152,8 +152,8 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
         condition, inverted = program.operands(condition)[0], not inverted
     compared = program.operands(condition)
     asked = condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen
-    # rows that were multiplied may hold other NaN than those of the softmax
     if asked and not step.steps and not any(condition.node.arguments):
+        # rows that were multiplied may hold other NaN than those of the softmax
         if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
             return replace(step, guarded=True)
         against = program.known.number(compared[1])
@@ -248,10 +248,9 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
         for node, place in program.graph.users(here.output):
             there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
             names = translation(there.dims, here.dims, there.width) if there is not None else None
-            if there is None or names is None or _done(here) != _done(there):
-                continue
-            if any(step.kind == "add" for step in here.steps):
-                # what each product adds would have to be added twice
+            # what both products add would have to be added twice
+            twice = any(step.kind == "add" for step in here.steps)
+            if there is None or names is None or here.done != there.done or twice:
                 continue
             moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)
             pieces = sorted((*here.pieces, *moved), key=lambda piece: piece[0])
@@ -262,11 +261,6 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
             value = joined([(part, column) for _, part, column in pieces], keys)
             return None if value is None else replace(both, value=value, pieces=())
     return None
-
-
-def _done(found: Weighted) -> tuple[object, ...]:
-    """What was done to the weights on the way to a product."""
-    return found.number, found.steps, found.guarded, [mask for mask, _ in found.zeros]
 
 
 def divided(program: Program, found: Weighted, total: Term) -> Weighted:
