@@ -25,7 +25,7 @@ from fuser.regions import Attention, KnownSink, Step, Weighted
 from fuser.rewrite_bands import Plan, plan, rows_seen, swallows
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
-LOWEST = -1e30
+LOWEST = -2e38
 LOWEST_HALF = -65504.0
 
 

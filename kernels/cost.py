@@ -34,8 +34,8 @@ def unworthy(cells: int, products: int, where: Backend, memory: int) -> str | No
     """Why our kernel does not pay for so many scores, made with so many multiplications, or None."""
     if where == "cpu":
         few = products < WORTH
-        return "our kernel for it pays from 2^17 multiplications on" if few else None
-    # it makes no use of tensor cores: what it saves there is memory
+        return "our kernel pays from 2^17 multiplications on" if few else None
+    # MLX's compiled steps are faster there: what it saves is memory
     return None if fills(cells, memory) else "our kernel for it, slow on a GPU, is for scores that fill its memory"
 
 

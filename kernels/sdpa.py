@@ -51,7 +51,8 @@ def _ours(region: Attention, when: When) -> str | None:
     call = called(region)
     depth, width = call.heads
     reason = own.refuses(depth, width, region.dtype)
-    if reason is None and when == "profitable":
+    # on a CPU the cut for it costs no more than the steps that it stands for, however few the scores
+    if reason is None and when == "profitable" and backend() != "cpu":
         reason = unworthy(call.cells, call.cells * (depth + width), backend(), memory())
     return reason and f": {reason}"
 

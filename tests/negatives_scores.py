@@ -29,11 +29,8 @@ def linear_attention(q, k, v):
 
 
 CHANGED = [
-    through(cap, name="softcap (Gemma 2, Grok)", words="tanh|softcap|cap"),
-    through(lambda x, m: cap(x) + m, name="softcap, then a mask", words="tanh|softcap|cap", make=ADD),
-    through(lambda x: mx.where(causal(5, 7), cap(x), -INF), name="softcap, then causal", words="tanh|softcap|cap"),
-    through(lambda x: cap(x * 0.5), name="softcap of scaled scores", words="tanh|softcap|cap"),
-    through(mx.tanh, name="tanh", words="tanh"),
+    through(lambda x, m: cap(x + m), name="softcap after a mask", words="tanh|softcap|cap", make=ADD),
+    through(lambda x: cap(cap(x), 1.5), name="two softcaps", words="tanh|softcap|cap"),
     through(mx.sigmoid, name="sigmoid", words="sigmoid"),
     through(nn.relu, name="ReLU", words="relu|maximum"),
     through(lambda x: nn.leaky_relu(x, 0.1), name="leaky ReLU (GAT)", words="relu|maximum"),

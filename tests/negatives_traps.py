@@ -11,6 +11,7 @@ from tests.negatives_base import ROOT, scores, trap, weights
 from tests.spellings_base import (
     INF,
     LOWEST,
+    QKV,
     K,
     Q,
     T,
@@ -105,7 +106,67 @@ def lower_right(value):
     return lambda q, k, v: sm(mx.where(causal(7, 5), scores(q, k), value)) @ v
 
 
+def beside(change):
+    """A sink beside scores that are changed."""
+    sink = mx.broadcast_to(mx.array([0.5, -0.5, 1, 0]).reshape(4, 1, 1), (2, 4, 5, 1))
+    return lambda q, k, v: sm(mx.concatenate([change(scores(q, k)), sink], -1))[..., :-1] @ v
+
+
+def one_more(change=lambda x: x, turn=lambda x: x):
+    """One more below the line, less the largest score."""
+
+    def fn(q, k, v):
+        x = change(scores(q, k))
+        top = x.max(-1, keepdims=True)
+        e = mx.exp(x - top)
+        return (e / (e.sum(-1, keepdims=True) + mx.exp(-turn(top)))) @ v
+
+    return fn
+
+
+def kept_finite(turn):
+    """Less the largest score of another row, the sum may be as small as what keeps it from zero."""
+
+    def fn(q, k, v):
+        x = q @ T(k) * 12
+        e = mx.exp(x - turn(x.max(-1, keepdims=True)))
+        return (e / (e.sum(-1, keepdims=True) + 1e-9)) @ v
+
+    return fn
+
+
+def two_pieces(change):
+    def fn(q, k, v):
+        p = sm(mx.concatenate([change(scores(q, k[:, :, :4])), scores(q, k[:, :, 4:])], -1))
+        return p[..., :4] @ v[:, :, :4] + p[..., 4:] @ v[:, :, 4:]
+
+    return fn
+
+
+def batch_turned(x):
+    return x.swapaxes(0, 1)
+
+
+def largest_off(x):
+    return x - x.max(-1, keepdims=True)
+
+
 TRAPS = [
+    trap("a number added beside a sink", beside(lambda x: x + 2.0), QKV),
+    trap("the largest subtracted beside a sink", beside(largest_off), QKV),
+    trap("a number added beside one more", one_more(lambda x: x + 2.0), QKV),
+    trap("the largest subtracted beside one more", one_more(largest_off), QKV),
+    trap("one more, less the largest of another head", one_more(turn=batch_turned), CUBE),
+    trap("kept from zero, less the largest of another head", kept_finite(batch_turned), CUBE),
+    trap("a number added to one piece", two_pieces(lambda x: x + 2.0), QKV),
+    trap("the largest subtracted in one piece", two_pieces(largest_off), QKV),
+    trap("a number added inside of a cap", lambda q, k, v: sm(mx.tanh(scores(q, k) + 1.0) * 3.0) @ v, QKV),
+    trap(
+        "the largest subtracted inside of a cap", lambda q, k, v: sm(mx.tanh(largest_off(scores(q, k))) * 3.0) @ v, QKV
+    ),
+    trap("a capped product and another", lambda q, k, v: sm(mx.tanh(scores(q, k)) * 3.0 + scores(q * q, k)) @ v, QKV),
+    trap("a product and a capped one", lambda q, k, v: sm(scores(q, k) + mx.tanh(scores(q * q, k)) * 3.0) @ v, QKV),
+    trap("weights divided by zero", lambda q, k, v: sm(scores(q, k)) / 0.0 @ mx.abs(v), QKV),
     trap(
         "a sink that has a value",
         lambda q, k, v, s, u: (lambda p: p[..., :-1] @ v + p[..., -1:] * u)(

@@ -64,7 +64,7 @@ def test_a_real_export(name: str, opset: int | None, models: Path, tmp_path: Pat
     # read again, it holds the same attentions
     model = fuser.load_onnx(out)
     model(**export.sets[0][0])
-    assert model.report.counts["fused"] == (0 if name.startswith("gemma2") else export.truth)
+    assert model.report.counts["fused"] == export.truth
     assert len(model.report.regions) == export.truth
 
 

@@ -133,7 +133,7 @@ def test_the_llama_reads_as_a_person_would_write_it(written: Written) -> None:
         "x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)",
         "return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))",
         "self.input_layernorm = nn.RMSNorm(64, eps=1e-6)",
-        "mask = mx.where(mx.tri(seq, dtype=mx.bool_)[None, None] & keep, 0.0, -1e30)",
+        "mask = mx.where(mx.tri(seq, dtype=mx.bool_)[None, None] & keep, 0.0, -2e38)",
         "self.layers = [LlamaDyn18Layer() for _ in range(2)]",
         "x = layer(x, cos, sin, mask)",
     ):

@@ -82,7 +82,12 @@ def test_what_is_no_slope() -> None:
     wrong = bias.copy()
     wrong[0, 9, 3] += 1e-3
     other = np.concatenate([bias, np.where(distance <= 1, 0.1 * distance, -np.inf)[None]])
-    for array in (wrong, other, -0.01 * distance[None].astype(np.float64) ** 2):
+    for array in (
+        wrong,
+        other,
+        np.where(np.arange(20)[:, None] == 9, -1e9, np.sin(distance**2))[None],
+        -0.01 * distance[None].astype(np.float64) ** 2,
+    ):
         assert tilt_of(array) is None
 
 
@@ -154,6 +159,15 @@ on_cpu = pytest.mark.skipif(backend() != "cpu", reason="our kernel stands on a C
 def test_known_masks(name: str) -> None:
     change, words = KNOWN[name]
     assert words in check(change)
+
+
+@on_cpu
+def test_a_row_of_low_numbers_is_no_row_of_slopes() -> None:
+    """It swallows its scores, in the program and in the array that stays."""
+    program, given = attends(lambda s: s + SLOPES * (COLUMN - ROW) + mx.where(ROW == 7, -1e9, 0.0)), arrays()
+    fast = fuser.optimize(program)
+    np.testing.assert_allclose(np.array(fast(*given)), np.array(program(*given)), rtol=0, atol=3e-6)
+    assert "slopes" not in (fast.report.regions[0].kernel or "")
 
 
 @on_cpu

@@ -120,14 +120,27 @@ def test_small_calls_make_no_cut() -> None:
     graph, report = fuse(fuser.trace(program, *small))
     assert report.counts["fused"] == 1 and segmented(graph) is None
 
-    def capped_shortly(q: mx.array) -> mx.array:
-        return mx.softmax(mx.tanh(q @ q.swapaxes(-1, -2)), axis=-1) @ q
 
-    (short,) = fuser.explain(capped_shortly, small[0][:, :, :8]).regions
-    assert short.verdict == "refused" and "softcap" in (short.reason or "") and "pays" in (short.reason or "")
-    anyway = fuser.optimize(capped_shortly, when="always")
-    assert fuser.explain(anyway, small[0][:, :, :8]).counts["fused"] == 1
-    same(anyway(small[0][:, :, :8]), capped_shortly(small[0][:, :, :8]))
+CAPS: dict[str, Callable[[mx.array], mx.array]] = {
+    "as Gemma 2 has it": lambda x: mx.tanh(x / 2.0) * 2.0,
+    "bare": mx.tanh,
+    "of scaled scores": lambda x: mx.tanh(x * 0.5 / 2.0) * 2.0,
+    "then causal": lambda x: mx.where(mx.tri(5, 7, 2, dtype=mx.bool_), mx.tanh(x / 2.0) * 2.0, -math.inf),
+    "then a bias": lambda x: mx.tanh(x / 2.0) * 2.0 + mx.arange(7) * 0.1,
+}
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_a_softcap_is_fused_at_any_size(name: str) -> None:
+    def program(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.softmax(CAPS[name](q @ k.swapaxes(-1, -2)), axis=-1) @ v
+
+    few = QKV[0][:, :, :5], QKV[1][:, :, :7], QKV[2][:, :, :7]
+    few = tuple(mx.repeat(x, QKV[0].shape[1] // x.shape[1], axis=1) for x in few)
+    fast = fuser.optimize(program)
+    same(fast(*few), program(*few))
+    (region,) = fast.report.regions
+    assert region.verdict == "fused" and "softcap" in (region.kernel or "")
 
 
 def test_what_is_exported_has_no_kernel_of_ours() -> None:

@@ -18,7 +18,7 @@ from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
 from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import factors
-from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, seen_through
+from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, most, seen_through
 from fuser.reading.softmax import is_largest, is_shift
 from fuser.regions import Cap, Product
 
@@ -199,7 +199,9 @@ def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
         if number is None and is_shift(cursor.program, term.value, value):
             small = sign < 0 and not cursor.masks and is_largest(cursor.program, term.value)
             if not small and scores(past).masks != cursor.masks:
-                raise cursor.miss("the masked scores are shifted by what the mask decides, which may leave nothing of them")
+                raise cursor.miss(
+                    "the masked scores are shifted by what the mask decides, which may leave nothing of them"
+                )
             return past
     return cursor.to(value, None, None, Mask("add", term, cursor.scale.times(sign)))
 
@@ -311,8 +313,9 @@ def select(cursor: Cursor) -> Iterable[Cursor]:
         number = cursor.program.known.number(other)
         if number is not None:
             fill = number * cursor.scale.number
-            if cursor.scale.factors or cursor.scale.divisors:
-                raise cursor.miss("the masked scores are scaled by an array after the mask")
+            beyond = math.isfinite(number) and abs(fill) > most(cursor.value)
+            if cursor.scale.factors or cursor.scale.divisors or beyond:
+                raise cursor.miss("the masked scores are scaled after the mask, by an array or to more than they hold")
             yield cursor.to(value, None, None, Mask("keep", cursor.term(condition), cursor.scale, fill, inverted))
 
 

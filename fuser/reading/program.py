@@ -150,6 +150,11 @@ def _is_whole(node: Node, source: Value) -> bool:
     return all(step == 1 for step in node.arguments[2])
 
 
+def most(value: Value) -> float:
+    """The largest number that the type of `value` holds."""
+    return float(mx.finfo(value.dtype).max)
+
+
 def is_float(value: Value) -> bool:
     """Whether `value` holds floating-point numbers."""
     return value.dtype in FLOATS
