@@ -46,6 +46,23 @@ def seen(m):
     return (m != 0)[:, None, None, :]
 
 
+def positions(q, p):
+    """Each query's product with the positions before and after it, shifted into place, as Transformer-XL does it."""
+    bias = q @ T(p)
+    b, h, t, n = bias.shape
+    padded = mx.concatenate([mx.zeros((b, h, t, 1)), bias], axis=-1)
+    return padded.reshape(b, h, n + 1, t)[:, :, 1:].reshape(b, h, t, n)[..., : n // 2 + 1]
+
+
+def shifted(q, k, v, p, m):
+    x = mx.where(m, (q @ T(k) + positions(q, p)) * ROOT, -INF)
+    return mx.where(m, sm(x), 0.0) @ v
+
+
+def shifted_plainly(q, k, v, p, m):
+    return attend(q, k, v, ROOT, mx.where(m, positions(q, p) * ROOT, -INF))
+
+
 def zero_one(m):
     return seen(m).astype(mx.float32)
 
@@ -328,6 +345,15 @@ COMBINED = [
         ref=lambda q, k, v, m: (attend(q, k, v, ROOT, m), m.astype(mx.float32).sum()),
         m=None,
         heads=(4, 4),
+    ),
+    B(
+        "shifted positions, masked twice",
+        shifted,
+        args(X, X, X, (1, 4, 11, 8), keep(2, 1, 1, 6)),
+        ref=shifted_plainly,
+        m=None,
+        heads=(4, 4),
+        mask="additive",
     ),
     B("weights masked again", lambda q, k, v, m: mx.where(m, sm(mx.where(m, scores(q, k), -INF)), 0.0) @ v),
     B("weights times the mask", lambda q, k, v, m: (sm(mx.where(m, scores(q, k), LOWEST)) * m) @ v),

@@ -22,6 +22,9 @@ _PASS = frozenset(
 _LAYERS = frozenset(
     {"Matmul", "AddMM", "Convolution", "QuantizedMatmul", "GatherMM", "GatherQMM", "RMSNorm", "LayerNorm"}
 )
+_RANGES: dict[str, Bounds] = dict.fromkeys(("Sigmoid", "Softmax"), (0.0, 1.0)) | dict.fromkeys(
+    ("Tanh", "Sin", "Cos"), (-1.0, 1.0)
+)
 
 
 def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, depth: int = 32) -> Bounds:
@@ -45,8 +48,11 @@ def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, de
         low, high = bounds(graph, known, operands[0], layers, depth - 1)
         limit = {mx.float16: 65504.0, mx.bfloat16: 3.3895314e38}.get(dtype, math.inf)
         return (low if low >= -limit else -math.inf), (high if high <= limit else math.inf)
-    if node.op == "Select":
-        return _hull(*(bounds(graph, known, operand, layers, depth - 1) for operand in operands[1:]))
+    if node.op in _RANGES:
+        return _RANGES[node.op]
+    if node.op in ("Select", "Concatenate", "Pad"):
+        parts = operands[1:] if node.op == "Select" else operands
+        return _hull(*(bounds(graph, known, operand, layers, depth - 1) for operand in parts))
     if node.op in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"):
         left, right = (bounds(graph, known, operand, layers, depth - 1) for operand in operands)
         return _OF[node.op](left, right)

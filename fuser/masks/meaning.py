@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fuser.ir.bounds import bounds
 from fuser.ir.graph import Node
-from fuser.masks.mask import DROWNS, SURE, VANISHES, Mask
+from fuser.masks.mask import DROWNS, SURE, VANISHES, Mask, Scale
 from fuser.masks.paired import paired
 from fuser.reading.axes import Dim, axes_of, size_of
 from fuser.reading.program import Miss, Program, Term, seen_through
@@ -106,8 +106,8 @@ def _read_known(steps: Steps, axes: Dim, queries: Dim, keys: Dim, half: bool, gu
         elif mask.kind == "add":
             assert known is not None
             total = total + known.astype(np.float64) * mask.scale.number
-            # two of the lowest numbers make minus infinity
-            total = np.where(total < -_largest(mask), -math.inf, total)
+            # two of the lowest numbers make minus infinity, before they are scaled
+            total = np.where(total < -_largest(mask) * abs(mask.scale.number), -math.inf, total)
         else:
             assert known is not None
             dropped = (known != 0) == mask.inverted
@@ -206,11 +206,16 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     if not bias and (not finite or (len(fills) == 1 and not stacked)):
         empty: Empty = "mean" if finite else "zero" if guarded else "nan"
         return Reading(axes, "boolean", known_keep, keeps, empty=empty)
+    scaled = [
+        mask for mask, known in steps if mask.kind == "add" and mask.scale != Scale() and hides(program, mask, known)
+    ]
     several = sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked))
-    if several or (finite and any(_is_scaled(mask) and hides(program, mask, known) for mask, known in steps)):
+    if several or (scaled and stacked) or (finite and any(map(_is_scaled, scaled))):
         raise Miss(SEVERAL, at)
     certain = not stacked and all(_finite(program, mask, known) for mask, known in steps)
-    lowest = SURE if not half else SWALLOWS_HALF if not certain else 0.0
+    # what is added in float32 to scores set to float16's lowest number is not swallowed by that
+    wide = not half or any(mask.kind == "add" and _largest(mask) != FLOAT16_MAX for mask, _ in steps[:-1])
+    lowest = SURE if wide else SWALLOWS_HALF if not certain else 0.0
     if any(mask.kind == "keep" and mask.fill > lowest for mask, _ in steps):
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "mean" if half and finite else None

@@ -325,8 +325,8 @@ def maximum(cursor: Cursor) -> Iterable[Cursor]:
     for value, other in both_ways(cursor):
         number = cursor.program.known.number(other)
         if number is not None:
-            floor = number * cursor.scale.number
-            yield cursor.to(value, None, None, Mask("floor", cursor.term(other), cursor.scale, floor))
+            floor = Mask("floor", cursor.term(other), cursor.scale, number * cursor.scale.number)
+            yield cursor.to(value, None, None, *([floor] if floor.fill > -math.inf else []))
 
 
 def both_ways(cursor: Cursor) -> Iterable[tuple[Value, Value]]:
