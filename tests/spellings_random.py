@@ -111,7 +111,7 @@ BREAKS: dict[str, Step] = {
     "weights reversed": lambda x, p, m: (x, p[..., ::-1]),
 }
 BREAKS_BEFORE: dict[str, Step] = {
-    "softcap": lambda x, m: mx.tanh(x / 2.0) * 2.0,
+    "softcap of shifted scores": lambda x, m: mx.tanh((x + m) / 2.0) * 2.0,
     "scores squared": lambda x, m: mx.square(x),
     "scores times numbers": lambda x, m: x * m,
     "a number for each key": lambda x, m: x * m[:1],
