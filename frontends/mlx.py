@@ -66,6 +66,10 @@ def trace(
     return _Tracer(fn, inputs, key, names or {}, list(modules), shapeless).run()
 
 
+class ValueRead(TraceError):
+    """The program reads the value of an array, which has none while it is traced."""
+
+
 class _Unmarked(Exception):
     """The trace failed, and may do without marks."""
 
@@ -150,10 +154,10 @@ class _Tracer:
                 except (RuntimeError, ValueError) as error:
                     if is_read(error):
                         where = user_line(error.__traceback__)
-                        raise TraceError(_read_message(where)) from error
+                        raise ValueRead(_read_message(where)) from error
                     raise
                 if watch.failure is not None:
-                    raise TraceError(_read_message(watch.failure[0]))
+                    raise ValueRead(_read_message(watch.failure[0]))
                 counts.append(len(results))
                 marks[:] = [each for each in marks if len(each.name) >= fewest]
                 extra = [array for each in marks for array in (*each.inputs, *each.outputs)]
@@ -232,4 +236,4 @@ def _compiles() -> bool:
     return len(runs) == 1
 
 
-__all__ = ["Mark", "Trace", "trace"]
+__all__ = ["Mark", "Trace", "ValueRead", "trace"]

@@ -55,12 +55,13 @@ def _marking(call: Callable[..., Any], names: Mapping[int, str], depth: Depth) -
 
 
 def arrays_of(tree: Any) -> Iterator[mx.array]:
-    """The arrays in lists, tuples and dictionaries."""
-    if isinstance(tree, mx.array):
-        yield tree
-    elif isinstance(tree, dict):
-        for child in tree.values():
-            yield from arrays_of(child)
-    elif isinstance(tree, list | tuple):
-        for child in tree:
-            yield from arrays_of(child)
+    """The arrays in lists, tuples and dictionaries, each of which is looked into once: they may hold one another."""
+    stack, seen = [tree], set[int]()
+    while stack:
+        each = stack.pop()
+        if isinstance(each, mx.array):
+            yield each
+        elif isinstance(each, dict | list | tuple) and id(each) not in seen:
+            seen.add(id(each))
+            # a module is a dictionary, whose author may call a method of it `values`
+            stack.extend(reversed([*dict.values(each)] if isinstance(each, dict) else each))

@@ -5,6 +5,7 @@ The arrays are swapped for others while a program is traced, and put back; what 
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from fuser.errors import TraceError
-from fuser.frontends.trees import Slot, Spec, Walk, methods_of, unflatten
+from fuser.frontends.trees import Slot, Spec, Walk, methods_of, numpy_spec, unflatten
 from fuser.frontends.variables import Variables
 
 Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
@@ -62,6 +64,7 @@ class Held:
         self._dictionaries = [store for store in self.stores if isinstance(store, dict)]
         self._others = [store for store in self.stores if not isinstance(store, dict)]
         self._sets, self._members = walk.sets, [frozenset(each) for each in walk.sets]
+        self.numpy = walk.numpy
         self._values = self._look()
         places: dict[int, int] = {id(value): place for place, value in enumerate(self._values)}
         self._simple = all(not slot.path for slot in self.slots) and len(set(map(id, self.arrays))) == len(self.arrays)
@@ -77,6 +80,8 @@ class Held:
         """Whether all is as it was, but for the values of arrays; those are looked up again."""
         values, before = self._look(), self._values
         if len(values) != len(before) or not all(map(eq, self._sets, self._members)):
+            return False
+        if not all(numpy_spec(array) == spec for array, spec in self.numpy):
             return False
         if all(map(is_, values, before)):
             return True
@@ -159,6 +164,21 @@ def swapped(
     finally:
         for store, items in zip(stores, before, strict=True):
             _restore(store, items)
+
+
+@contextmanager
+def unwritten(arrays: Sequence[tuple[NDArray[Any], Spec]]) -> Iterator[None]:
+    """Raises `TraceError` where the `with` block has written into NumPy arrays; they are as before then."""
+    try:
+        yield
+    finally:
+        written = [(array, spec) for array, spec in arrays if numpy_spec(array) != spec]
+        for array, spec in written:
+            _, (dtype, shape, _), data = spec.keys
+            if (array.dtype, array.shape) == (dtype, shape):
+                array[...] = np.frombuffer(data, dtype).reshape(shape)
+    if written:
+        raise TraceError("the program writes into a NumPy array that it was given or holds: let it take a copy first")
 
 
 def _replace(store: Any, replacement: Callable[[Any], Any]) -> None:
@@ -256,6 +276,23 @@ class RandomState:
 
 
 random_state = RandomState()
+
+
+def number_of(array: mx.array) -> str | None:
+    """The value of an array of one element, -0.0 and NaN told apart; None: it has more, or is traced by MLX."""
+    try:
+        return repr(array.item()) if array.size == 1 else None
+    except (RuntimeError, ValueError):
+        return None
+
+
+def differentiated(array: mx.array) -> bool:
+    """Whether a gradient with respect to `array` is being taken: MLX lets its value be read all the same."""
+    probe, told = mx.stop_gradient(array), io.StringIO()
+    # what is computed forgets what it was computed from, but for gradients
+    mx.eval(probe)
+    mx.export_to_dot(told, probe)
+    return "StopGradient" in told.getvalue()
 
 
 def readable(array: mx.array) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from fuser.errors import TraceError
 from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
@@ -82,6 +83,8 @@ _SIZES = [(base, type("", (base,), {}).__basicsize__) for base in (dict, list, o
 # beyond this many containers, an argument is no tree but somebody's whole world
 MOST = 20_000
 FEW = 1_000
+# so many bytes of NumPy arrays are told apart by what they hold: lengths and places, not data
+KNOWN_BYTES = 1 << 16
 _ATOMS = frozenset({int, bool, str, bytes, type(None), type(...), range, mx.Dtype, mx.Device})
 _PLAIN = _ATOMS | {float, complex, types.ModuleType}
 _TRANSFORMED = type(mx.compile(lambda x: x))
@@ -107,8 +110,11 @@ class Walk:
         """What of them can be filled: dictionaries, lists, and dictionaries of attributes."""
         self.sets: list[set[Any]] = []
         """The sets, which are static, and may be changed in place."""
+        self.numpy: list[tuple[NDArray[Any], Spec]] = []
+        """The small NumPy arrays, which are static, and may be changed in place, and what they hold."""
         self.index: dict[int, int] = dict(known or {})
         self._lenient = lenient
+        self._bytes = KNOWN_BYTES
 
     def walk(self, tree: Any, store: Any = None, key: Any = None, path: tuple[int, ...] = ()) -> Spec:
         """The shape of `tree`, which lies at `path` in the tuple at `key` of `store`."""
@@ -124,6 +130,10 @@ class Walk:
             return Spec(STATIC, (kind, repr(tree), None))
         if kind is complex or isinstance(tree, np.number):
             return Spec(STATIC, (kind, repr(tree), tree))
+        if kind is np.ndarray and not tree.dtype.hasobject and tree.nbytes <= self._bytes:
+            self._bytes -= tree.nbytes
+            self.numpy.append((tree, numpy_spec(tree)))
+            return self.numpy[-1][1]
         if isinstance(tree, tuple):
             children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tree))
             return Spec(kind, (), children)
@@ -197,8 +207,16 @@ class Walk:
         try:
             hash(tree)
         except TypeError:
-            raise TraceError(f"an argument or result of type {kind.__name__} is no array and not hashable") from None
+            what = f"an argument or result of type {kind.__name__}"
+            if kind is np.ndarray:
+                raise TraceError(f"{what} is not small: give an mx.array, or bind it with functools.partial") from None
+            raise TraceError(f"{what} is no array and not hashable") from None
         return Spec(STATIC, (kind, brought, tree))
+
+
+def numpy_spec(array: NDArray[Any]) -> Spec:
+    """What a NumPy array holds, and how it is laid out."""
+    return Spec(STATIC, (np.ndarray, (array.dtype, array.shape, array.strides), array.tobytes()))
 
 
 # containers that are known to hold no more than their items

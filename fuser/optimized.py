@@ -8,16 +8,16 @@ import logging
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import mlx.core as mx
 
 from fuser.errors import FuserError
 from fuser.frontends.captures import BOUND, captures
-from fuser.frontends.state import Held, types_of
-from fuser.frontends.trees import Slot
+from fuser.frontends.lines import user_line
+from fuser.frontends.state import Held, number_of, types_of
 from fuser.fusion import fuse_given
 from fuser.kernels.cost import When
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
@@ -40,6 +40,8 @@ EAGER = 8
 # as many in all: what does not repeat itself is not worth tracing
 TRIALS = 64
 _ARRAYS = {mx.array}
+# the place of an array of the state, and a handle to the memory that it was in
+Watched = tuple[int, mx.array, mx.array]
 
 
 @dataclass
@@ -49,18 +51,25 @@ class Entry:
     report: Report
     replay: Replay | None = None
     """None: the original program runs."""
-    watched: tuple[tuple[Slot, mx.array, mx.array], ...] = ()
-    """State whose value was relied on (a mask in a module): it must be the same array still, in the memory that a
-    handle of our own keeps from being used again."""
+    watched: tuple[Watched, ...] = ()
+    """State whose value was relied on (a mask in a module), by its place: it must be the same array still, in the
+    memory that a handle of our own keeps from being used again."""
+    numbers: Mapping[int, str] = field(default_factory=dict)
+    """State of one element that was read while tracing: `watched`, and a number that NumPy may have changed."""
+    hits: int = 0
+    """How many calls found it as it was."""
+    again: int = 0
+    """How many times the numbers were others and few calls had come between."""
     kept: bool = True
     """Whether it stands for the next call, too."""
     new: bool = False
     """Whether the signature was only noted."""
 
-    @property
-    def holds(self) -> bool:
+    def holds(self, state: Sequence[mx.array]) -> bool:
         """Whether what was relied on is still so."""
-        return all(slot.array is array and address(array) == address(handle) for slot, array, handle in self.watched)
+        return all(
+            state[place] is array and address(array) == address(handle) for place, array, handle in self.watched
+        ) and all(number_of(state[place]) == number for place, number in self.numbers.items())
 
 
 class Idle:
@@ -183,8 +192,8 @@ class Optimized(Generic[P, R]):
             return self._original(self._fallback(error), args, kwargs)
         full = (key, held.signature)
         entry = self._entries.get(full)
-        if entry is None or (entry.watched and not entry.holds):
-            entry = self._traced(call or Call(args, kwargs), held, hash(full))
+        if entry is None or (entry.watched and not entry.holds(held.arrays)):
+            entry = self._traced(call or Call(args, kwargs), held, hash(full), entry)
             if entry.new:
                 self._idle[key] = Idle(entry, min(max(2 * idle.calls, 1), KEPT) if idle is not None else 0)
                 if len(self._idle) > KEPT:
@@ -193,6 +202,7 @@ class Optimized(Generic[P, R]):
                 self._keep(full, entry)
         else:
             self._hits += 1
+            entry.hits += 1
             if idle is not None:
                 self._idle.pop(key, None)
         if entry.replay is None:
@@ -228,8 +238,15 @@ class Optimized(Generic[P, R]):
         while len(self._entries) > KEPT:
             self._entries.popitem(last=False)
 
-    def _traced(self, call: Call, held: Held, signature: int) -> Entry:
-        """Trace a new signature; the entry is not kept where the next call may fare better."""
+    def _traced(self, call: Call, held: Held, signature: int, before: Entry | None) -> Entry:
+        """Trace a new signature; the entry is not kept where the next call may fare better.
+
+        `before` is what was kept for it, and relied on what is so no more.
+        """
+        again = max(before.again + 1 - before.hits // EAGER, 0) if before is not None and before.numbers else 0
+        if again > EAGER:
+            note = "state of one element that the program reads as a number changes again and again: let it not be read"
+            return Entry(self._noted(f"the original program runs: {note}, or keep it as a number"))
         if self._traces >= EAGER + self._hits and signature not in self._seen:
             self._seen[signature] = None
             if len(self._seen) > 100 * KEPT:
@@ -242,7 +259,7 @@ class Optimized(Generic[P, R]):
         try:
             traced = trace_with(self._fn, call, held)
             self._traces += 1
-            return self._compiled(traced, [*call.walk.arrays, *held.arrays])
+            return replace(self._compiled(traced, [*call.walk.arrays, *held.arrays]), again=again)
         except Busy:
             return Entry(self._noted("the original program runs: another thread is running it"), kept=False)
         except FuserError as error:
@@ -254,22 +271,23 @@ class Optimized(Generic[P, R]):
     def _compiled(self, traced: Traced, inputs: Sequence[mx.array]) -> Entry:
         if not self._fuse:
             report = Report(program=name_of(self._fn), nodes=len(traced.graph), notes=("fusing was switched off",))
-            return Entry(report, Replay(traced, traced.graph, compiled=False))
+            return Entry(report, Replay(traced, traced.graph, compiled=False), _watched(traced, inputs), traced.numbers)
         given = given_state(traced)
         values = {node: slot.array for node, slot in given.items()}
+        places = {node: place for place, node in enumerate(traced.graph.inputs[traced.arguments :])}
         found = region_checks(traced.graph, values, inputs, self._when) if self._verify else {}
         refused = {node: check.reason for node, check in found.items() if not check.ok}
         for node, reason in refused.items():
             warnings.warn(f"{found[node].name} is not fused: {reason}", RuntimeWarning, stacklevel=4)
         fused = fuse_given(traced.graph, values, name_of(self._fn), ours=True, when=self._when, refused=refused)
         replay = Replay(traced, fused.graph, compiled=True)
-        watched = tuple((given[node], given[node].array, given[node].array[...]) for node in fused.relied)
+        watched = *_watched(traced, inputs), *((places[node], values[node], values[node][...]) for node in fused.relied)
         report = with_errors(fused.report, found)
         report = replace(report, seconds={"trace": traced.seconds, **report.seconds})
-        return Entry(report, replay, watched)
+        return Entry(report, replay, watched, traced.numbers)
 
     def _fallback(self, error: Exception) -> Entry:
-        what = str(error) if isinstance(error, FuserError) else f"{type(error).__name__} came up while tracing: {error}"
+        what = str(error) if isinstance(error, FuserError) else _unforeseen(error)
         log.info("%s runs as it is: %s", name_of(self._fn), what)
         return Entry(self._noted(f"the original program runs: {what}"))
 
@@ -286,6 +304,20 @@ class Optimized(Generic[P, R]):
 def _again(kind: type[Optimized[..., Any]], fn: Callable[..., Any], given: Sequence[Any], options: Any) -> Any:
     # a method is found by its name, and is optimized there
     return fn if isinstance(fn, Optimized) else kind(fn, *given, **options)
+
+
+def _watched(traced: Traced, inputs: Sequence[mx.array]) -> tuple[Watched, ...]:
+    read = [(place, inputs[traced.arguments + place]) for place in traced.numbers]
+    return tuple((place, array, array[...]) for place, array in read)
+
+
+def _unforeseen(error: Exception) -> str:
+    where = user_line(error.__traceback__)
+    what = f"{type(error).__name__} came up while tracing{f' at {where}' if where else ''}: {error}"
+    if isinstance(error, TypeError) and "incompatible function arguments" in what:
+        # MLX's words go on with all signatures of the function
+        what = what.split(". The following", 1)[0] + "; an array has no value while it is traced: give a number there"
+    return what
 
 
 def _plain(tree: Any) -> Any:

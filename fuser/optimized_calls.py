@@ -14,9 +14,19 @@ from mlx.utils import tree_flatten
 
 from fuser.errors import TraceError
 from fuser.frontends.captures import captures, names_in, tops_of
-from fuser.frontends.mlx import trace
+from fuser.frontends.mlx import ValueRead, trace
 from fuser.frontends.stand_ins import replacement
-from fuser.frontends.state import Change, Held, RandomState, random_state, readable, swapped
+from fuser.frontends.state import (
+    Change,
+    Held,
+    RandomState,
+    differentiated,
+    number_of,
+    random_state,
+    readable,
+    swapped,
+    unwritten,
+)
 from fuser.frontends.trees import Slot, Spec, Walk, loosened
 from fuser.ir.graph import Graph, Node
 from fuser.ir.pause import uncollected
@@ -46,6 +56,8 @@ class Traced:
     same: list[int]
     """Which array object each of those is: the number of an input, or, from -1 downwards, one of the program's own."""
     seconds: float
+    numbers: Mapping[int, str]
+    """State of one element whose value the graph holds, by its place among `places`; it is an input without users."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,25 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
 
 
 def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: bool = False) -> Traced:
-    """Trace a call with the state that is `held`; see `fuser.frontends.mlx.trace` for `shapeless`."""
+    """Trace a call with the state that is `held`; see `fuser.frontends.mlx.trace` for `shapeless`.
+
+    Where the program reads a value, state of one element is taken as numbers, which the caller has to watch.
+    """
+    try:
+        return _trace_with(fn, call, held, {}, shapeless)
+    except (ValueRead, TypeError, ValueError):
+        known = {place: number_of(array) for place, array in enumerate(held.arrays)}
+        numbers = {
+            place: number
+            for place, number in known.items()
+            if number is not None and not differentiated(held.arrays[place])
+        }
+        if shapeless or not numbers:
+            raise
+    return _trace_with(fn, call, held, numbers, shapeless)
+
+
+def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping[int, str], shapeless: bool) -> Traced:
     start = time.perf_counter()
     walk = call.walk
     arrays = [*walk.arrays, *held.arrays]
@@ -102,7 +132,11 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: boo
 
     def program(inputs: Sequence[mx.array]) -> list[mx.array]:
         arguments, keywords = call.with_arrays(inputs[:count])
-        with swapped(stores, slots, inputs, replacement) as changes:
+        # handles: the program may update them in place
+        fixed = {id(held.arrays[place]): held.arrays[place][...] for place in numbers}
+        state = [fixed.get(id(array), blank) for array, blank in zip(held.arrays, inputs[count:], strict=True)]
+        given = [*inputs[:count], *state]
+        with swapped(stores, slots, given, replacement) as changes, unwritten([*walk.numpy, *held.numpy]):
             # the program may itself be a function that MLX has made
             result = (replacement(fn) or fn)(*arguments, **keywords)
             if isinstance(result, Coroutine):
@@ -111,7 +145,11 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: boo
             seen["results"] = found.walk(result)
             seen["count"] = len(found.arrays)
             seen["changes"] = changes(found)
-            known = {id(array): number for number, array in enumerate(inputs)}
+            if found.numpy:
+                raise TraceError("the program returns or keeps a NumPy array: let it be an mx.array")
+            if any(number_of(state[place]) != number for place, number in numbers.items()):
+                raise TraceError("the program updates state in place that it reads as a number: assign a new array")
+            known = {id(array): number for number, array in enumerate(given)}
             seen["same"] = [known.setdefault(id(array), len(inputs) - 1 - len(known)) for array in found.arrays]
             return found.arrays
 
@@ -141,6 +179,7 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: boo
         counts,
         seen["same"],
         seconds,
+        numbers,
     )
 
 

@@ -15,6 +15,7 @@ from fuser.frontends.state import Held, random_state
 from fuser.frontends.trees import LEAF, unflatten
 from fuser.ir.graph import Graph, Value
 from fuser.ir.types import TensorType
+from fuser.kernels.admission import backend
 from fuser.optimized_calls import Call, Traced
 from fuser.segments import segmented
 
@@ -48,6 +49,8 @@ class Replay:
         trimmed.outputs = computed
         trimmed.prune()
         collapse(trimmed)
+        # MLX's compiled programs on CUDA end the process where an array has no elements
+        compiled = compiled and not (backend() == "cuda" and _is_empty_somewhere(trimmed))
         # steps of our own kernels stand between compiled pieces
         parts = segmented(trimmed) if compiled and computed and sized else None
         flat = _checked(parts or runner(trimmed), self._types, 0 if sized else traced.arguments)
@@ -117,6 +120,10 @@ def _checked(run: Flat, types: Sequence[TensorType], free: int) -> Flat:
         return run(inputs)
 
     return checked
+
+
+def _is_empty_somewhere(graph: Graph) -> bool:
+    return any(0 in type.shape for node in graph.nodes for type in node.outputs)
 
 
 def _compiled(run: Flat) -> Flat:

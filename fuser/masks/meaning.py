@@ -69,7 +69,9 @@ def read(
     `half` says that the kernel is called in float16, `guarded` that NaN weights are replaced by zeros.
     Raises `Miss` at node `at` for masks that the kernel cannot express.
     """
-    steps = [(mask, _known(program, mask, axes, keys)) for mask in paired(program, masks)]
+    # zeros add nothing, whatever they are scaled with
+    real = [m for m in paired(program, masks) if m.kind != "add" or program.known.number(m.term.value) != 0]
+    steps = [(mask, _known(program, mask, axes, keys)) for mask in real]
     for mask, known in steps:
         where = program.name(mask.term.value)
         if mask.piece is not None and known is None:
