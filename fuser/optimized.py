@@ -101,6 +101,8 @@ class Optimized(Generic[P, R]):
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._last: Entry | None = None
         self._traces = self._hits = 0
+        # how many traces failed, and why the last one did
+        self._failures, self._failure = 0, ""
         # signatures that were not traced when they came first, by their hashes
         self._seen: dict[int, None] = {}
         self._idle: dict[Hashable, Idle] = {}
@@ -247,12 +249,15 @@ class Optimized(Generic[P, R]):
         if again > EAGER:
             note = "state of one element that the program reads as a number changes again and again: let it not be read"
             return Entry(self._noted(f"the original program runs: {note}, or keep it as a number"))
-        if self._traces >= EAGER + self._hits and signature not in self._seen:
+        if max(self._traces, self._failures) >= EAGER + self._hits and signature not in self._seen:
             self._seen[signature] = None
             if len(self._seen) > 100 * KEPT:
                 del self._seen[next(iter(self._seen))]
+            if self._failures > self._traces:
+                return Entry(self._noted(self._failure), kept=False, new=True)
             note = f"{self._traces} signatures were traced and few came again: this one is traced if it does"
-            return Entry(self._noted(f"the original program runs: {note}; pad to a few lengths"), kept=False, new=True)
+            note += "; pad to a few lengths, and give numbers that change as mx.array"
+            return Entry(self._noted(f"the original program runs: {note}"), kept=False, new=True)
         if self._traces >= TRIALS + self._hits:
             note = f"{self._traces} signatures were traced and few came again: pad to a few lengths"
             return Entry(self._noted(f"the original program runs: {note}"), kept=False)
@@ -263,7 +268,9 @@ class Optimized(Generic[P, R]):
         except Busy:
             return Entry(self._noted("the original program runs: another thread is running it"), kept=False)
         except FuserError as error:
-            return self._fallback(error)
+            entry = self._fallback(error)
+            self._failures, self._failure = self._failures + 1, entry.report.notes[0]
+            return entry
         except Exception as error:
             # the original is run, and raises it again: or it does not, and is to blame on the trace
             return replace(self._fallback(error), kept=False)

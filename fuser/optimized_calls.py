@@ -17,6 +17,7 @@ from fuser.frontends.captures import captures, names_in, tops_of
 from fuser.frontends.mlx import ValueRead, trace
 from fuser.frontends.stand_ins import replacement
 from fuser.frontends.state import (
+    WHOLE,
     Change,
     Held,
     RandomState,
@@ -105,7 +106,8 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
 def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: bool = False) -> Traced:
     """Trace a call with the state that is `held`; see `fuser.frontends.mlx.trace` for `shapeless`.
 
-    Where the program reads a value, state of one element is taken as numbers, which the caller has to watch.
+    Where the program reads a value, state of one element that it does not change is taken as numbers, which the
+    caller has to watch.
     """
     try:
         return _trace_with(fn, call, held, {}, shapeless)
@@ -118,7 +120,19 @@ def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: boo
         }
         if shapeless or not numbers:
             raise
+        try:
+            return _trace_with(fn, call, held, numbers, shapeless)
+        except _Updated as error:
+            numbers = {place: number for place, number in numbers.items() if place not in error.places}
+            if not numbers:
+                raise
     return _trace_with(fn, call, held, numbers, shapeless)
+
+
+class _Updated(TraceError):
+    def __init__(self, places: set[int]) -> None:
+        super().__init__("the program updates state of one element that it reads as a number: let it not be read")
+        self.places = places
 
 
 def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping[int, str], shapeless: bool) -> Traced:
@@ -133,8 +147,8 @@ def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping
     def program(inputs: Sequence[mx.array]) -> list[mx.array]:
         arguments, keywords = call.with_arrays(inputs[:count])
         # handles: the program may update them in place
-        fixed = {id(held.arrays[place]): held.arrays[place][...] for place in numbers}
-        state = [fixed.get(id(array), blank) for array, blank in zip(held.arrays, inputs[count:], strict=True)]
+        fixed = {place: held.arrays[place][...] for place in numbers}
+        state = [fixed.get(place, blank) for place, blank in enumerate(inputs[count:])]
         given = [*inputs[:count], *state]
         with swapped(stores, slots, given, replacement) as changes, unwritten([*walk.numpy, *held.numpy]):
             # the program may itself be a function that MLX has made
@@ -147,8 +161,17 @@ def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping
             seen["changes"] = changes(found)
             if found.numpy:
                 raise TraceError("the program returns or keeps a NumPy array: let it be an mx.array")
-            if any(number_of(state[place]) != number for place, number in numbers.items()):
-                raise TraceError("the program updates state in place that it reads as a number: assign a new array")
+            updated = {
+                place
+                for place, array in fixed.items()
+                if number_of(array) != numbers[place]
+                or any(
+                    stores[change.store] is held.slots[place].store and change.key in (held.slots[place].key, WHOLE)
+                    for change in seen["changes"]
+                )
+            }
+            if updated:
+                raise _Updated(updated)
             known = {id(array): number for number, array in enumerate(given)}
             seen["same"] = [known.setdefault(id(array), len(inputs) - 1 - len(known)) for array in found.arrays]
             return found.arrays

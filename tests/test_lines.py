@@ -32,3 +32,23 @@ def test_where_a_line_is(file: str, line: str, read: str) -> None:
     assert region.source == line and region.name == f"attention ({line})"
     with pytest.raises(fuser.TraceError, match=f"{read} reads the value"):
         fuser.trace(made["reads"], mx.ones((1, 3, 4)))
+
+
+class Holder(dict[str, Any]):
+    """A dictionary with a method of its author's own."""
+
+    def values(self, scale: float) -> Any:  # type: ignore[override]
+        return dict.__getitem__(self, "x") * scale
+
+
+def test_variables_may_hold_themselves_and_dictionaries_of_any_class() -> None:
+    def attention(x: mx.array) -> mx.array:
+        held = Holder(x=x)
+        around: list[Any] = [held]
+        around.append(around)
+        scaled = held.values(0.5)
+        return mx.softmax(scaled @ x.swapaxes(-1, -2), axis=-1) @ x
+
+    (region,) = fuser.explain(attention, mx.ones((1, 3, 4))).regions
+    assert region.verdict == "fused" and region.scale == 0.5
+    assert str(region.name).startswith("test_variables_may_hold_themselves_and_dictionaries_of_any_class.attention")

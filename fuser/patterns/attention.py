@@ -26,6 +26,8 @@ from fuser.regions import Attention, KnownSink, Roles, Weighted
 def attention(program: Program, softmax: Softmax) -> Attention:
     """The attention around `softmax`; raises `Miss` when there is none, or it is none that the kernel can compute."""
     shape = softmax.scores.shape
+    if softmax.open:
+        raise Miss("exponentials of scores meet a product without a division by their own sum", softmax.node)
     if 0 in shape:
         raise Miss("the softmax is over no elements", softmax.node)
     if not is_float(softmax.scores):

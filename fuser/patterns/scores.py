@@ -19,6 +19,7 @@ from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import factors
 from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, most, seen_through
+from fuser.reading.reasons import BEFORE
 from fuser.reading.softmax import is_largest, is_shift
 from fuser.regions import Cap, Product
 
@@ -37,18 +38,6 @@ class Scores:
 
 Peeler = Callable[[Cursor], Iterable[Cursor]]
 PEELERS: dict[str, Peeler] = {}
-
-WHY = {
-    "Tanh": "the scores are capped by tanh (softcap), which the kernel cannot do",
-    "QuantizedMatmul": "the product is a quantized one: the keys are not an array of numbers",
-    "Convolution": "the scores come from a convolution",
-    "ArgPartition": "the scores are selected by a partial sort (top-k)",
-    "Partition": "the scores are selected by a partial sort (top-k)",
-    "Sort": "the scores are sorted",
-    "StopGradient": "a gradient is stopped between product and softmax",
-    "Input": "the scores are an input of the program: no product makes them",
-    "Constant": "the scores are constant",
-}
 
 
 def peels(*ops: str) -> Callable[[Peeler], Peeler]:
@@ -70,7 +59,7 @@ def scores(cursor: Cursor) -> Scores:
     peeler = PEELERS.get(cursor.op)
     if peeler is None:
         raise cursor.miss(
-            WHY.get(cursor.op, f"between product and softmax stands {cursor.op}, which the kernel cannot do")
+            BEFORE.get(cursor.op, f"between product and softmax stands {cursor.op}, which the kernel cannot do")
         )
     found: list[Scores] = []
     furthest: Miss | None = None
@@ -211,7 +200,7 @@ def softcap(cursor: Cursor) -> Iterable[Cursor]:
     """`c * tanh(scores / c)`, to be masked after: what our own kernel can do, where there is one."""
     scale = cursor.scale
     if cursor.cap or scale.factors or scale.divisors or not 0 < scale.number < math.inf:
-        raise cursor.miss(WHY["Tanh"])
+        raise cursor.miss(BEFORE["Tanh"])
     cap = Cap(scale.number, cursor.value.node, len(cursor.masks))
     yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap, fixed=True)
 
@@ -305,11 +294,14 @@ def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool
     return pieced(replace(cursor, dims=dims, keys=column, sink=found, fixed=True), pieces)
 
 
-@peels("Select")
+@peels("Select", "MaskedScatter")
 def select(cursor: Cursor) -> Iterable[Cursor]:
-    """`where(mask, scores, fill)` and `where(mask, fill, scores)`."""
-    condition, left, right = cursor.operands()
-    for value, other, inverted in ((left, right, False), (right, left, True)):
+    """`where(mask, scores, fill)` and `where(mask, fill, scores)`, which `scores[mask] = fill` is, too."""
+    first, second, third = cursor.operands()
+    condition, ways = first, ((second, third, False), (third, second, True))
+    if cursor.op == "MaskedScatter":
+        condition, ways = second, ((first, third, True),) * 2
+    for value, other, inverted in ways:
         number = cursor.program.known.number(other)
         if number is not None:
             fill = number * cursor.scale.number

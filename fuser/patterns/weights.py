@@ -18,25 +18,9 @@ from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import summed
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
+from fuser.reading.reasons import AFTER
 from fuser.reading.softmax import below
 from fuser.regions import Step, Weighted
-
-WHY = {
-    "ArgPartition": "the weights are selected by a partial sort (top-k) after the softmax",
-    "Partition": "the weights are selected by a partial sort (top-k) after the softmax",
-    "ArgSort": "the weights are sorted after the softmax",
-    "Sort": "the weights are sorted after the softmax",
-    "Select": "the weights are masked after the softmax",
-    "Add": "something is added to the weights after the softmax",
-    "Subtract": "something is subtracted from the weights after the softmax",
-    "Slice": "the weights are sliced after the softmax",
-    "Multiply": "the weights are multiplied by an array after the softmax (dropout, or a second mask)",
-    "Divide": "the weights are divided by an array after the softmax",
-    "Gather": "the weights are gathered from after the softmax",
-    "GatherAxis": "the weights are gathered from after the softmax",
-    "StopGradient": "a gradient is stopped between softmax and product",
-    "QuantizedMatmul": "the values are quantized: they are not an array of numbers",
-}
 
 
 @dataclass(frozen=True)
@@ -141,7 +125,7 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
             return replace(step, zeros=(*walk.zeros, (Mask("times", term), node)))
         if node.op == "Multiply":
             return product(program, walk, node, place)
-    raise walk.miss(WHY.get(node.op, f"the weights go through {node.op} after the softmax"), node)
+    raise walk.miss(AFTER.get(node.op, f"the weights go through {node.op} after the softmax"), node)
 
 
 def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: int) -> Walk:
@@ -164,7 +148,7 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
         return replace(step, steps=(*step.steps, Step("keep", term, inverted=inverted)))
     if number == 0:
         return replace(step, zeros=(*step.zeros, (Mask("keep", term, inverted=inverted), step.value.node)))
-    raise step.miss(WHY["Select"], step.value.node)
+    raise step.miss(AFTER["Select"], step.value.node)
 
 
 def _is_mask(program: Program, term: Term) -> bool:
@@ -184,7 +168,7 @@ def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int])
             continue
         first = start[place] - before
         if dim != column or step.start is not None or first < 0 or first + size > size_of(keys):
-            raise step.miss(WHY["Slice"], node)
+            raise step.miss(AFTER["Slice"], node)
         if size == size_of(keys):
             dims[place] = keys
         else:
@@ -209,11 +193,11 @@ def split(walk: Walk, node: Node) -> Iterator[Walk]:
 def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
     """The product with the values, from the left or (all transposed) from the right, or elementwise and summed."""
     if place > 1:
-        raise walk.miss(WHY["Add"], node)
+        raise walk.miss(AFTER["Add"], node)
     found = None if walk.sink else summed(program, node, place, walk.dims, axes_of([walk.keys]))
     if found is None:
         other = "the product with the values sums over another axis than the softmax normalises"
-        raise walk.miss(WHY["Multiply"] if node.op == "Multiply" else other, node)
+        raise walk.miss(AFTER["Multiply"] if node.op == "Multiply" else other, node)
     factor, output = found
     value = operand(program, factor.value, factor.dims)
     number, steps = walk.number * value.number, walk.steps
@@ -237,7 +221,7 @@ def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Wei
                 (rest if both.pieces else whole).append(both)
                 break
         else:
-            raise Miss(WHY["Slice"], rest[0].output.node)
+            raise Miss(AFTER["Slice"], rest[0].output.node)
     return whole
 
 

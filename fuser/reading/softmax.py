@@ -30,19 +30,52 @@ class Softmax:
     """Whether a row of minus infinity is NaN in spite of that one, less which the largest score was taken."""
     logarithm: bool = False
     """Whether its logarithm came first: in rows of numbers so low that these swallow it, the weights are ones."""
+    open: bool = False
+    """Whether the weights are exponentials that are not divided by their sum: no softmax, though made as one."""
     rate: float = 1.0
     """What the scores are multiplied with first: the logarithm of the base, when it is another than e."""
 
 
 def softmaxes(program: Program) -> Iterator[Softmax]:
     """All softmaxes of the program, in order."""
+    closed: set[Node] = set()
+    exponentials: list[Node] = []
     for node in program.graph.nodes:
         if node.op == "Softmax":
             yield Softmax(node, program.graph.operands(node)[0], Value(node), (len(node.outputs[0].shape) - 1,))
         elif node.op in ("Divide", "Multiply", "Exp"):
             found = written_out(program, Value(node))
             if found is not None:
+                closed |= _between(program, found)
                 yield found
+            elif node.op == "Exp" and program.of_activations(node):
+                exponentials.append(node)
+    for node in exponentials:
+        if node not in closed and _meets_product(program, Value(node)):
+            scores = program.graph.operands(node)[0]
+            yield Softmax(node, scores, Value(node), (len(scores.shape) - 1,), open=True)
+
+
+def _between(program: Program, found: Softmax) -> set[Node]:
+    """The nodes of a softmax that is written out."""
+    seen, stack = {found.node}, [found.node]
+    while stack:
+        parents = {operand.node for operand in program.graph.operands(stack.pop())} - seen - {found.scores.node}
+        parents = {node for node in parents if program.graph.position(node) > program.graph.position(found.scores.node)}
+        seen |= parents
+        stack += parents
+    return seen
+
+
+def _meets_product(program: Program, value: Value) -> bool:
+    """Whether a product of matrices reads `value`, perhaps scaled."""
+    for node, _ in program.graph.users(value):
+        if node.op in ("Matmul", "AddMM"):
+            return True
+        through = node.op in VIEWS or node.op in ("AsType", "Divide", "Multiply", *IDENTITIES)
+        if through and _meets_product(program, Value(node)):
+            return True
+    return False
 
 
 def written_out(program: Program, value: Value) -> Softmax | None:

@@ -1,0 +1,33 @@
+"""What a primitive means that stands in the way, in words."""
+
+from __future__ import annotations
+
+# between the product and the softmax
+BEFORE = {
+    "Tanh": "the scores are capped by tanh (softcap), which the kernel cannot do",
+    "QuantizedMatmul": "the product is a quantized one: the keys are not an array of numbers",
+    "Convolution": "the scores come from a convolution",
+    "ArgPartition": "the scores are selected by a partial sort (top-k)",
+    "Partition": "the scores are selected by a partial sort (top-k)",
+    "Sort": "the scores are sorted",
+    "StopGradient": "a gradient is stopped between product and softmax",
+    "Input": "the scores are an input of the program: no product makes them",
+    "Constant": "the scores are constant",
+}
+# between the softmax and the product with the values
+AFTER = {
+    "ArgPartition": "the weights are selected by a partial sort (top-k) after the softmax",
+    "Partition": "the weights are selected by a partial sort (top-k) after the softmax",
+    "ArgSort": "the weights are sorted after the softmax",
+    "Sort": "the weights are sorted after the softmax",
+    "Select": "the weights are masked after the softmax",
+    "Add": "something is added to the weights after the softmax",
+    "Subtract": "something is subtracted from the weights after the softmax",
+    "Slice": "the weights are sliced after the softmax",
+    "Multiply": "the weights are multiplied by an array after the softmax (dropout, or a second mask)",
+    "Divide": "the weights are divided by an array after the softmax",
+    "Gather": "the weights are gathered from after the softmax",
+    "GatherAxis": "the weights are gathered from after the softmax",
+    "StopGradient": "a gradient is stopped between softmax and product",
+    "QuantizedMatmul": "the values are quantized: they are not an array of numbers",
+}
