@@ -79,6 +79,9 @@ def fuse_given(
         kernel = own.kernel_of(graph, call.node)
         entries[region.softmax.node] = replace(entry, q=q, k=k, v=v, anchors=anchors, kernel=kernel)
     graph.prune()
+    # weights that something else reads are written all the same
+    kept = {node for node in graph.nodes if node in entries and entries[node].verdict == "fused"}
+    entries |= {node: replace(entries[node], bytes_saved=0, flops_saved=0) for node in kept}
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
     report = Report(
         tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds

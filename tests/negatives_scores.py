@@ -28,7 +28,22 @@ def linear_attention(q, k, v):
     return sm(q) @ (T(mx.softmax(k, axis=-2)) @ v)
 
 
+def online(q, k, v):
+    """A softmax in two pieces, each less its own maximum."""
+    parts = []
+    for keys, values in ((k[:, :, :4], v[:, :, :4]), (k[:, :, 4:], v[:, :, 4:])):
+        x = scores(q, keys)
+        top = x.max(-1, keepdims=True)
+        e = mx.exp(x - top)
+        parts.append((e @ values, e.sum(-1, keepdims=True), top))
+    (a, s, m), (b, t, n) = parts
+    top = mx.maximum(m, n)
+    left, right = mx.exp(m - top), mx.exp(n - top)
+    return (a * left + b * right) / (s * left + t * right)
+
+
 CHANGED = [
+    N("an online softmax", online, "division by their own sum", like=None),
     through(lambda x, m: cap(x + m), name="softcap after a mask", words="tanh|softcap|cap", make=ADD),
     through(lambda x: cap(cap(x), 1.5), name="two softcaps", words="tanh|softcap|cap"),
     through(mx.sigmoid, name="sigmoid", words="sigmoid"),

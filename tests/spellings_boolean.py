@@ -46,6 +46,12 @@ def seen(m):
     return (m != 0)[:, None, None, :]
 
 
+def assigned(q, k, v, m):
+    x = scores(q, k)
+    x[mx.logical_not(m)] = -INF
+    return sm(x) @ v
+
+
 def positions(q, p):
     """Each query's product with the positions before and after it, shifted into place, as Transformer-XL does it."""
     bias = q @ T(p)
@@ -355,6 +361,7 @@ COMBINED = [
         heads=(4, 4),
         mask="additive",
     ),
+    B("scores assigned to where the mask does not hold", assigned, FULL),
     B("weights masked again", lambda q, k, v, m: mx.where(m, sm(mx.where(m, scores(q, k), -INF)), 0.0) @ v),
     B("weights times the mask", lambda q, k, v, m: (sm(mx.where(m, scores(q, k), LOWEST)) * m) @ v),
     B(

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 import fuser
-from tests.programs_base import X, attention, same
+from tests.programs_base import X as FLAT
+from tests.programs_base import attention, same
+
+X = FLAT[:, None]
 
 # -- NumPy arrays ------------------------------------------------------------------------------------------------------
 
