@@ -19,7 +19,8 @@ from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, sl
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
 BOUND = "optimized "
-_NOT_THEIRS = sys.stdlib_module_names | {"mlx", "fuser", "numpy"}
+# pytest puts a module of its own into every function that asserts
+_NOT_THEIRS = sys.stdlib_module_names | {"mlx", "fuser", "numpy", "pytest", "_pytest"}
 
 
 def captures(fn: Any) -> list[Any]:

@@ -143,11 +143,14 @@ def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping
     slots = [*walk.slots, *held.slots]
     count = len(walk.arrays)
     seen: dict[str, Any] = {}
+    # arrays of their own: MLX compiles no function with a constant that is one of its inputs, too
+    copies = {place: mx.stop_gradient(held.arrays[place]) for place in numbers}
+    mx.eval(*copies.values())
 
     def program(inputs: Sequence[mx.array]) -> list[mx.array]:
         arguments, keywords = call.with_arrays(inputs[:count])
         # handles: the program may update them in place
-        fixed = {place: held.arrays[place][...] for place in numbers}
+        fixed = {place: array[...] for place, array in copies.items()}
         state = [fixed.get(place, blank) for place, blank in enumerate(inputs[count:])]
         given = [*inputs[:count], *state]
         with swapped(stores, slots, given, replacement) as changes, unwritten([*walk.numpy, *held.numpy]):

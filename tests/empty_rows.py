@@ -44,6 +44,7 @@ def padding(rng: np.random.Generator) -> mx.array:
 
 KEPT = args(Q, K, K, holes)
 TOKENS = args(Q, K, K, padding)
+SHARED = args(Q, K, K, holes, (8, 7))
 RELATIVE = args(Q, K, K, holes, (4, 5, 7))
 HIDDEN = args(Q, K, K, holes, lambda rng: mx.where(mx.array(rng.random((2, 1, 5, 7)) < 0.5), 0.0, LOWEST))
 INFINITE = args(Q, K, K, holes, lambda rng: mx.where(mx.array(rng.random((2, 1, 5, 7)) < 0.5), 0.0, -INF))
@@ -111,6 +112,15 @@ def times(value: float) -> Fn:
 def triangle_zeroed(q, k, v):
     m = mx.tri(6, 6, -1, dtype=mx.bool_)
     return mx.where(mx.logical_not(m), 0.0, sm(mx.where(mx.tri(6, 6, -1, dtype=mx.bool_), scores(q, k), LOWEST))) @ v
+
+
+def layered(q, k, v, m, p):
+    return sm(mx.where(m, scores(q, k) + q @ p, -1e4)) @ v
+
+
+def positioned(q, k, v, m, p):
+    bias = mx.concatenate([mx.zeros((2, 4, 5, 1)), q @ p], axis=-1)[..., :7]
+    return sm(mx.where(m, scores(q, k) + bias, -1e4)) @ v
 
 
 def relative(q, k, v, m, bias):
@@ -264,6 +274,8 @@ CASES = [
     Case("half, where -65504, zeroed after", zeroed(-65504.0), typed(HALF), "zero", fuses=True),
     Case("bfloat16, where the lowest number, zeroed after", zeroed(FLOOR), typed(BRAIN), "zero", fuses=True),
     Case("constant, -1e9, zeroed after", triangle_zeroed, SQUARE, "zero", fuses=True),
+    Case("a product more, where -1e4", layered, SHARED, "mean", fuses=True),
+    Case("positions by a layer, where -1e4", positioned, SHARED, "mean", fuses=True),
     Case("relative positions, where -1e9, zeroed after", relative, RELATIVE, "zero", fuses=True),
     Case("where -1e9, zeroed after, hidden by an input too", hidden_twice(LOWEST), HIDDEN, "any"),
     Case("where -inf, zeroed after, hidden by an input too", hidden_twice(-INF), INFINITE, "any"),

@@ -299,7 +299,9 @@ class Program:
             "causal and keys",
         )
         filled = filled or self.plan.mask in ("causal added", "two added", "window", "everything")
-        traced = self.plan.scale == "traced" and filled
+        # a guard would also replace what a scale of the other sign made of minus infinity
+        doubtful = filled or (self.plan.softmax == "guarded" and "added" in self.plan.mask)
+        traced = self.plan.scale == "traced" and doubtful
         return self.plan.late_scale and self.plan.mask != "where finite" and not traced
 
     def run(self, q, k, v, bias, seen, other, factor):

@@ -214,6 +214,14 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
     several = sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked))
     if several or (scaled and stacked) or (finite and any(map(_is_scaled, scaled))):
         raise Miss(SEVERAL, at)
+    (outer, _), *inner = steps
+    if (
+        outer.kind == "keep"
+        and outer.fill > SURE
+        and not any(mask.kind != "add" or may_hide(program, mask, known) for mask, known in inner)
+    ):
+        # the last word is its own: in a row that it hides, all scores are one number, whatever was added before
+        return Reading(axes, "additive", known_keep, keeps, steps=added_up, empty="mean")
     certain = not stacked and all(_finite(program, mask, known) for mask, known in steps)
     # what is added in float32 to scores set to float16's lowest number is not swallowed by that
     wide = not half or any(mask.kind == "add" and _largest(mask) != FLOAT16_MAX for mask, _ in steps[:-1])

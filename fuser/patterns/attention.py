@@ -121,7 +121,8 @@ def _roles(program: Program, before: Scores, after: Sequence[Weighted], dims: Di
     memory: frozenset[object] = frozenset().union(
         *(each.value.axes for each in after), *(product.key.axes for product in before.products)
     )
-    rows = {axis for product in before.products for axis in axes_of([product.rows])}
+    # merged dimensions of one product may hold the batch, which the keys of another tell apart
+    rows = set.intersection(*({*axes_of([product.rows])} for product in before.products))
     order = [axis for axis in axes_of(dims) if axis not in keys and axis not in column]
     if any(axis in rows and axis in each.value.axes for axis in order for each in after):
         raise Miss("the values vary along the queries", after[0].output.node)

@@ -101,8 +101,9 @@ def _sum(cursor: Cursor, left: Scores, right: Scores) -> Scores:
 
 
 def _bound(scores: Scores, other: Scores) -> bool:
-    rows = {axis for product in other.products for axis in axes_of([product.rows])}
-    return any(product.key.axes & rows for product in scores.products)
+    own, rows = ({axis for each in side.products for axis in axes_of([each.rows])} for side in (scores, other))
+    # keys that nothing else varies along make rows of the batch, too: what is rows to both sides is the queries
+    return any(product.key.axes & (own & rows or rows) for product in scores.products)
 
 
 @peels("AsType")
