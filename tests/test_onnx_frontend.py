@@ -154,6 +154,35 @@ def test_loops_are_written_out_where_the_count_is_known():
         primitives(program, {"x": np.ones(2, F), "count": np.array(3)})
 
 
+def sequence_map_model(second: list[str]) -> onnx.ModelProto:
+    """The squares of `x` and `z`, plus `second`; `body` is what torch's exporter writes for `torch.hstack`."""
+    body = helper.make_graph(
+        [node("Mul", ["item", "item"], ["square"]), node("Add", ["square", "other"], ["sum"])],
+        "body",
+        [info("item", F, None), info("other", F, None)],
+        [info("sum", F, None), info("square", F, None)],
+    )
+    nodes = [
+        node("SequenceConstruct", ["x", "z"], ["items"]),
+        node("SequenceConstruct", second, ["more"]),
+        node("SequenceMap", ["items", "more" if len(second) > 1 else second[0]], ["sums", "squares"], body=body),
+        node("ConcatFromSequence", ["sums"], ["y"], axis=0),
+        node("SequenceAt", ["squares", "one"], ["last"]),
+    ]
+    one = {"one": np.array(1)}
+    return model(nodes, [info("x", F, [2]), info("z", F, [1])], [info("y", F, None), info("last", F, None)], one)
+
+
+def test_a_graph_is_applied_to_each_array_of_a_sequence():
+    arrays = {"x": mx.array([1.0, 2.0]), "z": mx.array([3.0])}
+    results = load(sequence_map_model(["z"]))(**arrays)
+    assert results["y"].tolist() == [4, 7, 12] and results["last"].tolist() == [9]
+    results = load(sequence_map_model(["x", "z"]))(**arrays)
+    assert results["y"].tolist() == [2, 6, 12] and results["last"].tolist() == [9]
+    with pytest.raises(InvalidModelError, match="different lengths"):
+        load(sequence_map_model(["x", "z", "z"]))(**arrays)
+
+
 def test_functions_call_functions_with_attributes():
     leaky = node("LeakyRelu", ["v"], ["w"])
     leaky.attribute.append(onnx.AttributeProto(name="alpha", type=onnx.AttributeProto.FLOAT, ref_attr_name="slope"))

@@ -38,10 +38,8 @@ def test_small_numpy_arrays_select_a_trace() -> None:
 
 
 def test_numpy_arrays_are_told_apart_by_dtype_shape_and_layout() -> None:
-    def program(x: mx.array, what: Any) -> mx.array:
-        return (
-            x * mx.array(what.ravel(order="K").tolist()).sum() + what.ndim * len(str(what.dtype)) + what.ravel("K")[1]
-        )
+    def program(x: mx.array, what: Any) -> Any:
+        return x * what.ndim * len(str(what.dtype)) + mx.array(what.ravel(order="K").tolist()[1])
 
     fast, square = fuser.optimize(program), np.array([[1, 2], [3, 4]])
     given = [square, square.T, square.ravel(), square.astype(np.int32), square[::-1], square.T.copy()]
@@ -149,7 +147,7 @@ def test_state_that_is_read_is_watched(how: str) -> None:
             assert mx.allclose(fast(X), plain(X), atol=1e-5).item()
             assert model.seen.item() == plain.seen.item()
             counts = fast.report.counts
-            assert counts["fused"] + counts["already fused"] == (how != "branch" or model._scale.item() <= 1)
+            assert counts["fused"] + counts["already fused"] == (how != "branch" or float(model._scale) <= 1)
         change(model)
         change(plain)
         assert mx.allclose(fast(X), plain(X), atol=1e-5).item()
@@ -173,6 +171,8 @@ def test_gradients_of_state_that_is_read(first: bool) -> None:
 
 
 def test_a_gradient_for_what_is_read() -> None:
+    weight = mx.array(3.0)
+
     def program(x: mx.array) -> mx.array:
         return (x * weight * float(weight)).sum()
 
@@ -184,7 +184,6 @@ def test_a_gradient_for_what_is_read() -> None:
         finally:
             weight = before
 
-    weight = mx.array(3.0)
     fast = fuser.optimize(program)
     for _ in range(2):
         assert mx.allclose(mx.grad(loss)(weight, fast), mx.grad(loss)(weight, program), rtol=1e-4).item()

@@ -223,6 +223,19 @@ def sequence_erase(call: Call, sequence: Value, position: Value | None = None) -
     return Items(tuple(items))
 
 
+@op("SequenceMap", raw=True, pure=False)
+def sequence_map(call: Call, sequence: Value, *others: Value) -> tuple[Items, ...]:
+    """A graph, applied to each array of a sequence; other sequences go along, arrays are the same for each."""
+    body, count = _graph(call, "body"), len(_items(call, sequence))
+    given = [list(value.values) if isinstance(value, Items) else [value] * count for value in (sequence, *others)]
+    if len(body.inputs) != len(given) or any(len(values) != count for values in given):
+        raise call.invalid("its sequences have different lengths, or its body takes other inputs")
+    results = [call.run(body, dict(zip(body.inputs, values, strict=True))) for values in zip(*given, strict=True)]
+    return tuple(
+        Items(tuple(_element(call, result[place]) for result in results)) for place in range(len(body.outputs))
+    )
+
+
 @op("ConcatFromSequence", raw=True)
 def concat_from_sequence(call: Call, sequence: Value) -> Value:
     """The arrays of a sequence as one."""

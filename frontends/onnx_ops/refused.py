@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _STRINGS = "MLX has no strings"
-_SEQUENCES = "MLX has no sequences of arrays as values that are computed with"
 _RANDOM = "it draws random numbers, so no two runs agree"
 _TRAINING = "it trains a model, and fuser runs models"
 _TREES = "MLX is no engine for classical machine learning models"
@@ -13,7 +12,6 @@ REASONS: dict[tuple[str, str], str] = {
     ("", "TfIdfVectorizer"): "it counts words of texts",
     ("", "MaxRoiPool"): "no exporter of today writes it: RoiAlign took its place",
     ("", "ImageDecoder"): "it decodes image files",
-    ("", "SequenceMap"): _SEQUENCES,
     ("", "Optional"): "MLX has no optional values",
     **{
         ("", name): _RANDOM
