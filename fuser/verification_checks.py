@@ -13,7 +13,7 @@ from fuser.execute import runner
 from fuser.fusion import match
 from fuser.ir.graph import Graph, Node
 from fuser.kernels.cost import When
-from fuser.regions import Attention
+from fuser.regions import Attention, Weighted
 from fuser.report import Region, Report
 from fuser.rewrite import Rewriter
 from fuser.segments import segmented
@@ -65,9 +65,26 @@ def region_checks(
     nodes = [region.softmax.node for region, _ in pairs]
     worst: dict[Node, Check] = {}
     made = checks([node.scope or graph.label(node) for node in nodes], arrays[::2], arrays[1::2], rtol)
-    for node, check in zip(nodes, made, strict=True):
+    for (region, weighted), node, check in zip(pairs, nodes, made, strict=True):
+        if rtol is None:
+            # weights that the program rounds on the way are not rounded in the kernel
+            check = replace(check, tolerance=max(check.tolerance, _rounding(graph, region, weighted)))
         if node not in worst or check.error > worst[node].error:
             worst[node] = check
+    return worst
+
+
+def _rounding(graph: Graph, region: Attention, weighted: Weighted) -> float:
+    """The tolerance of the narrowest type between the products of a region."""
+    first = min(graph.position(product.value.node) for product in region.products)
+    seen, stack, worst = {weighted.output.node}, [weighted.output.node], 0.0
+    while stack:
+        node = stack.pop()
+        worst = max(worst, *(TOLERANCES.get(type.dtype, 0.0) for type in node.outputs))
+        found = {operand.node for operand in graph.operands(node)} - seen
+        found = {each for each in found if graph.position(each) > first}
+        seen |= found
+        stack += found
     return worst
 
 

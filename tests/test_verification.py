@@ -92,3 +92,16 @@ def test_our_own_kernel_is_what_is_verified(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.warns(RuntimeWarning, match="is not fused"):
         answer = fast(x, x, x)
     assert mx.allclose(answer, attend(x, x, x), atol=1e-5) and fast.report.counts["refused"] == 1
+
+
+def test_weights_that_are_rounded_on_the_way() -> None:
+    """The kernel does not round them: what differs is the narrow type's rounding."""
+
+    def rounded(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.softmax(q @ k.swapaxes(-1, -2), axis=-1).astype(mx.bfloat16) @ v
+
+    fast = fuser.optimize(rounded, verify=True)
+    fast(normal(*Q), normal(*K), normal(*K))
+    (region,) = fast.report.regions
+    assert region.verdict == "fused" and region.error is not None and 1e-4 < region.error < 4e-2
+    assert fuser.verify(rounded, normal(*Q), normal(*K), normal(*K))
