@@ -13,8 +13,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from fuser.frontends.containers import items_of, values_of
 from fuser.frontends.trees import is_ours, is_small, names_of
-from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.variables import Arguments, Attributes, Defaults, Slots, Variables, slots_of
 
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
@@ -60,9 +61,9 @@ def captures(fn: Any) -> list[Any]:
                 stack += filter(_followed, chain.from_iterable(part.values() for part in brought))
                 owners |= {id(owner): owner for owner in _owners(each)}
         elif isinstance(each, functools.partial):
-            parts = [each.func, *each.args, *each.keywords.values()]
-            roots.update((id(part), part) for part in parts if not _is_function(part))
-            stack += filter(_followed, parts)
+            bound = Arguments(each)
+            roots[id(bound)] = bound
+            stack += filter(_followed, bound.values())
         elif isinstance(each, types.MethodType | types.BuiltinFunctionType):
             roots[id(each.__self__)] = each.__self__
             if not isinstance(each.__self__, nn.Module):
@@ -77,9 +78,9 @@ def captures(fn: Any) -> list[Any]:
             for _, module in paths_of(each):
                 owners[id(type(module))] = type(module)
                 held = [value for name, value in vars(module).items() if not name.startswith(BOUND)]
-                stack += filter(_is_function, (*held, *module.values()))
+                stack += filter(_is_function, (*held, *values_of(module)))
         elif isinstance(each, list | tuple | dict):
-            stack += filter(_followed, each.values() if isinstance(each, dict) else each)
+            stack += filter(_followed, values_of(each))
         elif not isinstance(each, type):
             if callable(each):
                 roots[id(each)] = each
@@ -196,10 +197,8 @@ def tops_of(roots: list[Any]) -> list[tuple[str, nn.Module]]:
         seen.add(id(each))
         if isinstance(each, nn.Module):
             found[id(each)] = (name, each)
-        elif isinstance(each, dict | Variables):
-            stack += [(_joined(name, key), child) for key, child in each.items()]
-        elif isinstance(each, list | tuple):
-            stack += [(_joined(name, number), child) for number, child in enumerate(each)]
+        elif isinstance(each, dict | list | tuple | Variables):
+            stack += [(_joined(name, key), child) for key, child in items_of(each)]
         elif _looked_into(each):
             stack += [(_joined(name, key), child) for key, child in vars(each).items()]
     if len(found) == 1:
@@ -210,7 +209,36 @@ def tops_of(roots: list[Any]) -> list[tuple[str, nn.Module]]:
 
 def paths_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """All modules inside of `module`, itself included, with their paths."""
-    return list(module.named_modules())
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("", module)]
+    while stack:
+        path, each = stack.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, nn.Module):
+            found.append((path, each))
+        stack += [(_joined(path, key), child) for key, child in items_of(each) if isinstance(child, dict | list)]
+    return found
+
+
+def parameters_of(module: nn.Module) -> list[mx.array]:
+    """The arrays that a module counts as its parameters."""
+    found: list[mx.array] = []
+    seen: set[int] = set()
+    stack: list[Any] = [module]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, mx.array):
+            found.append(each)
+        elif isinstance(each, nn.Module) and id(each) not in seen:
+            shown = [(str(key), child) for key, child in items_of(each)]
+            stack += [child for key, child in shown if not key.startswith("_") and not isinstance(child, tuple)]
+        elif isinstance(each, dict | list | tuple) and id(each) not in seen:
+            stack += values_of(each)
+        seen.add(id(each))
+    return found
 
 
 def _looked_into(value: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from fuser.frontends.onnx_types import (
 )
 from fuser.frontends.onnx_weights import Weights
 
+_RUNTIME = "com.microsoft"
 _STRAYS = {"SimplifiedLayerNormalization"}
 # larger weights are not given to the checker
 _CHECKED = 1 << 14
@@ -200,7 +201,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     stem = ""
     if isinstance(path, onnx.ModelProto):
         model = path
-        if _strays(model.graph) or unsorted(model.graph):
+        if _strays(model) or _undeclared(model) or unsorted(model.graph):
             model = onnx.ModelProto()
             model.CopyFrom(path)
     else:
@@ -224,22 +225,32 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     return OnnxProgram(stem or model.graph.name, graph, inputs, outputs)
 
 
-def _strays(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Nodes that ONNX Runtime's tools put into the standard domain, which does not have them."""
-    found = [node for node in graph.node if node.domain in ("", "ai.onnx") and node.op_type in _STRAYS]
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of those inside it."""
     for node in graph.node:
+        yield node
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found += _strays(attribute.g)
-    return found
+                yield from _nodes(attribute.g)
+
+
+def _strays(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes that ONNX Runtime's tools put into the standard domain, which does not have them."""
+    return [node for node in _nodes(model.graph) if node.domain in ("", "ai.onnx") and node.op_type in _STRAYS]
+
+
+def _undeclared(model: onnx.ModelProto) -> bool:
+    """Whether it uses the domain of ONNX Runtime without an opset for it, which ONNX Runtime takes."""
+    if any(entry.domain == _RUNTIME for entry in model.opset_import):
+        return False
+    return any(node.domain == _RUNTIME for node in _nodes(model.graph))
 
 
 def _bring_home(model: onnx.ModelProto) -> None:
-    strays = _strays(model.graph)
-    for node in strays:
-        node.domain = "com.microsoft"
-    if strays and all(entry.domain != "com.microsoft" for entry in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    for node in _strays(model):
+        node.domain = _RUNTIME
+    if _undeclared(model):
+        model.opset_import.append(onnx.helper.make_opsetid(_RUNTIME, 1))
 
 
 def _check(model: onnx.ModelProto, file: Path | None) -> None:

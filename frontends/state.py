@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.errors import TraceError
-from fuser.frontends.trees import Slot, Spec, Walk, methods_of, numpy_spec, unflatten
+from fuser.frontends.containers import item_of, items_of, methods_of, put_item, refill, values_of
+from fuser.frontends.trees import Slot, Spec, Walk, numpy_spec, unflatten
 from fuser.frontends.variables import Variables
 
 Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
@@ -55,14 +57,22 @@ class Held:
         self.objects, self.stores, self.ids = walk.objects, walk.stores, walk.index.keys()
         self.slots: list[Slot] = []
         self.arrays: list[mx.array] = []
+        self.constants: list[mx.array] = []
+        """The arrays that nothing else can be put in place of."""
         for slot, array in zip(walk.slots, walk.arrays, strict=True):
-            if slot is not None:
+            if slot is None:
+                self.constants.append(array)
+            else:
                 self.slots.append(slot)
                 self.arrays.append(array)
         self._types = types_of(self.arrays)
         self.signature = Signature(spec, self._types)
-        self._dictionaries = [store for store in self.stores if isinstance(store, dict)]
+        dictionaries = [store for store in self.stores if isinstance(store, dict)]
+        self._dictionaries = [store for store in dictionaries if methods_of(store) is dict]
+        # `dict` does not know in which order these are
+        self._ordered = [store for store in dictionaries if isinstance(store, OrderedDict)]
         self._others = [store for store in self.stores if not isinstance(store, dict)]
+        self._keys = self._names()
         self._sets, self._members = walk.sets, [frozenset(each) for each in walk.sets]
         self.numpy = walk.numpy
         self._values = self._look()
@@ -73,13 +83,20 @@ class Held:
     def _look(self) -> list[Any]:
         return [
             *chain.from_iterable(map(dict.values, self._dictionaries)),
-            *chain.from_iterable(store.values() if isinstance(store, Variables) else store for store in self._others),
+            *chain.from_iterable(map(OrderedDict.values, self._ordered)),
+            *chain.from_iterable(map(values_of, self._others)),
+        ]
+
+    def _names(self) -> list[Any]:
+        return [
+            *chain.from_iterable(map(dict.keys, self._dictionaries)),
+            *chain.from_iterable(map(OrderedDict.keys, self._ordered)),
         ]
 
     def still(self) -> bool:
         """Whether all is as it was, but for the values of arrays; those are looked up again."""
         values, before = self._look(), self._values
-        if len(values) != len(before) or not all(map(eq, self._sets, self._members)):
+        if len(values) != len(before) or self._names() != self._keys or not all(map(eq, self._sets, self._members)):
             return False
         if not all(numpy_spec(array) == spec for array, spec in self.numpy):
             return False
@@ -116,19 +133,16 @@ class Change(NamedTuple):
         """Do to the containers what the program did when it was traced."""
         store = stores[self.store]
         if self.spec is None:
-            methods_of(store).pop(store, self.key, None)
+            if dict.__contains__(store, self.key):
+                methods_of(store).__delitem__(store, self.key)
             return
         value = unflatten(self.spec, arrays, objects)
         if self.key is WHOLE:
-            store[:] = value
+            list.__setitem__(store, WHOLE, value)
         elif self.key is ORDER:
-            items = [(key, store[key]) for key in value]
-            methods_of(store).clear(store)
-            methods_of(store).update(store, items)
-        elif isinstance(store, dict):
-            methods_of(store).__setitem__(store, self.key, value)
+            refill(store, [(key, item_of(store, key)) for key in value])
         else:
-            store[self.key] = value
+            put_item(store, self.key, value)
 
 
 WHOLE = slice(None)
@@ -182,39 +196,35 @@ def unwritten(arrays: Sequence[tuple[NDArray[Any], Spec]]) -> Iterator[None]:
 
 
 def _replace(store: Any, replacement: Callable[[Any], Any]) -> None:
-    pairs = list(enumerate(store) if isinstance(store, list) else store.items())
-    for key, value in pairs:
+    for key, value in items_of(store):
         new = None if isinstance(value, mx.array) else replacement(value)
         if new is not None:
-            if isinstance(store, dict):
-                methods_of(store).__setitem__(store, key, new)
-            else:
-                store[key] = new
+            put_item(store, key, new)
 
 
 def _copy(store: Any) -> Any:
-    return list(store) if isinstance(store, list) else dict(store.items())
+    return values_of(store) if isinstance(store, list) else dict(items_of(store))
 
 
 def _restore(store: Any, items: Any) -> None:
     now = _copy(store)
     if isinstance(store, list):
         if len(now) != len(items) or not all(map(is_, now, items)):
-            store[:] = items
+            list.__setitem__(store, WHOLE, items)
     elif isinstance(store, Variables):
         for name, value in items.items():
             if now.get(name) is not value:
                 store[name] = value
     elif list(now) != list(items) or not all(map(is_, now.values(), items.values())):
-        methods_of(store).clear(store)
-        methods_of(store).update(store, items)
+        refill(store, items.items())
 
 
 def _changes(number: int, store: Any, given: Any, walk: Walk) -> list[Change]:
     if isinstance(store, list):
-        if len(store) != len(given):
-            return [Change(number, WHOLE, walk.walk(tuple(store)))]
-        pairs = enumerate(zip(store, given, strict=True))
+        held = values_of(store)
+        if len(held) != len(given):
+            return [Change(number, WHOLE, walk.walk(tuple(held)))]
+        pairs = enumerate(zip(held, given, strict=True))
         return [Change(number, place, walk.walk(new)) for place, (new, old) in pairs if new is not old]
     now = _copy(store)
     if isinstance(store, Variables) and now.keys() != given.keys():

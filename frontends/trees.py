@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import types
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.errors import TraceError
-from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.containers import item_of, items_of, put_item, values_of
+from fuser.frontends.variables import Arguments, Attributes, Defaults, Slots, Variables, slots_of
 
 
 class Spec(NamedTuple):
@@ -49,14 +50,15 @@ class Slot(NamedTuple):
     @property
     def array(self) -> mx.array:
         """What it holds now."""
-        found = self.store[self.key]
+        found = item_of(self.store, self.key)
         for index in self.path:
-            found = found[index]
+            found = tuple.__getitem__(found, index)
         return found  # type: ignore[no-any-return]
 
     def put(self, array: mx.array) -> None:
         """Let it hold `array`."""
-        self.store[self.key] = _replaced(self.store[self.key], self.path, array) if self.path else array
+        new = _replaced(item_of(self.store, self.key), self.path, array) if self.path else array
+        put_item(self.store, self.key, new)
 
 
 class ByIdentity:
@@ -79,7 +81,7 @@ STATIC = "static"
 SHARED = "shared"
 LEAF = Spec(ARRAY)
 # beyond this size in memory, an object has more than a dictionary of attributes: slots, or a life outside of Python
-_SIZES = [(base, type("", (base,), {}).__basicsize__) for base in (dict, list, object)]
+_SIZES = [(base, type("", (base,), {}).__basicsize__) for base in (OrderedDict, dict, list, object)]
 # beyond this many containers, an argument is no tree but somebody's whole world
 MOST = 20_000
 FEW = 1_000
@@ -135,7 +137,7 @@ class Walk:
             self.numpy.append((tree, numpy_spec(tree)))
             return self.numpy[-1][1]
         if isinstance(tree, tuple):
-            children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tree))
+            children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tuple.__iter__(tree)))
             return Spec(kind, (), children)
         if kind is slice:
             return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
@@ -159,13 +161,10 @@ class Walk:
         self.objects.append(tree)
         keys: tuple[Hashable, ...] = ()
         items: list[tuple[Any, Any, Any]] = []
-        if isinstance(tree, list):
+        if isinstance(tree, list | dict | Variables):
             self.stores.append(tree)
-            items = [(tree, index, child) for index, child in enumerate(tree)]
-        elif isinstance(tree, dict | Variables):
-            self.stores.append(tree)
-            keys = tuple(tree)
-            items = [(tree, name, child) for name, child in tree.items()]
+            items = [(tree, name, child) for name, child in items_of(tree)]
+            keys = () if isinstance(tree, list) else tuple([name for _, name, _ in items])
         attributes: dict[str, Any] | None = None if kind in _BARE else getattr(tree, "__dict__", None)
         slots = () if kind in _BARE else slots_of(kind)
         if slots:
@@ -220,12 +219,7 @@ def numpy_spec(array: NDArray[Any]) -> Spec:
 
 
 # containers that are known to hold no more than their items
-_BARE = frozenset({dict, list, Variables, Attributes, Defaults, OrderedDict, defaultdict, Counter})
-
-
-def methods_of(store: dict[Any, Any]) -> type[dict[Any, Any]]:
-    """The class whose methods change `store`: a module, say, has an `update` of its own, which means another thing."""
-    return OrderedDict if isinstance(store, OrderedDict) else dict
+_BARE = frozenset({dict, list, Variables, Attributes, Arguments, Defaults, OrderedDict, Counter})
 
 
 def _brought(function: Any, seen: set[int]) -> Iterator[Any]:
@@ -276,7 +270,7 @@ def is_small(tree: Any) -> bool:
             # what an optimized method has traced is not its object's
             continue
         parts = list(getattr(each, "__dict__", {}).values())
-        parts += each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
+        parts += values_of(each) if isinstance(each, dict | list | tuple) else ()
         if parts:
             seen.add(id(each))
             stack.extend(parts[: 50 * FEW])
@@ -315,7 +309,7 @@ def _filled(cell: types.CellType) -> bool:
 def _replaced(tree: Any, path: tuple[int, ...], array: mx.array) -> Any:
     if not path:
         return array
-    children = [_replaced(child, path[1:], array) if i == path[0] else child for i, child in enumerate(tree)]
+    children = [_replaced(child, path[1:], array) if i == path[0] else child for i, child in items_of(tree)]
     return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
 
 
@@ -334,7 +328,7 @@ def loosened(tree: Any, arrays: Iterator[mx.array]) -> Any:
     if isinstance(tree, mx.array):
         return next(arrays)
     if isinstance(tree, tuple):
-        children = [loosened(child, arrays) for child in tree]
+        children = [loosened(child, arrays) for child in values_of(tree)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return tree
 
@@ -363,7 +357,7 @@ def _unflatten(spec: Spec, arrays: Iterator[mx.array], objects: list[Any]) -> An
     # a list has its items first, and attributes at most if somebody made a class of it
     items, slots = len(spec.children) - len(spec.keys), slots_of(kind)
     if items:
-        made.extend([_unflatten(child, arrays, objects) for child in spec.children[:items]])
+        list.extend(made, [_unflatten(child, arrays, objects) for child in spec.children[:items]])
     for key, child in zip(spec.keys, spec.children[items:], strict=True):
         value = _unflatten(child, arrays, objects)
         if isinstance(key, Attribute):
@@ -372,7 +366,7 @@ def _unflatten(spec: Spec, arrays: Iterator[mx.array], objects: list[Any]) -> An
             else:
                 made.__dict__[key.name] = value
         else:
-            methods_of(made).__setitem__(made, key, value)
+            put_item(made, key, value)
     return made
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +14,7 @@ from weakref import WeakKeyDictionary
 class Variables:
     """The variables that a function reads from around it."""
 
-    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[str]) -> None:
+    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[Any]) -> None:
         self._cells = dict(cells)
         self._outer = outer
         self._names = (*self._cells, *names)
@@ -95,6 +97,32 @@ class Defaults(Variables):
             self._function.__defaults__ = (*given[:place], value, *given[place + 1 :])
 
 
+class Arguments(Variables):
+    """What `functools.partial` has bound."""
+
+    def __init__(self, bound: functools.partial[Any]) -> None:
+        # no keyword is empty
+        super().__init__({}, {}, ("", *range(len(bound.args)), *bound.keywords))
+        self._bound = bound
+
+    def __getitem__(self, name: str | int) -> Any:
+        if isinstance(name, int):
+            return self._bound.args[name]
+        return self._bound.keywords[name] if name else self._bound.func
+
+    def __setitem__(self, name: str | int, value: Any) -> None:
+        function, args, keywords = self._bound.func, self._bound.args, self._bound.keywords
+        if isinstance(name, int):
+            args = (*args[:name], value, *args[name + 1 :])
+        elif not name:
+            function = value
+        else:
+            keywords = {**keywords, name: value}
+        # there is no other way to bind anything else
+        kind: Any = functools.partial
+        kind.__setstate__(self._bound, (function, args, keywords, vars(self._bound)))
+
+
 class Slots(Variables):
     """The slots of an object."""
 
@@ -125,11 +153,14 @@ _slots: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def _slots_of(kind: type) -> tuple[str, ...]:
+    # a slot in all but name
+    factory = ("default_factory",) if issubclass(kind, defaultdict) else ()
     if kind.__module__.split(".")[0] in sys.stdlib_module_names:
-        return ()
+        return factory if kind is defaultdict else ()
     bases = [base for base in kind.__mro__ if "__slots__" in vars(base)]
     # not as they are written: names with two underscores are changed
     members = [(name, each) for base in bases for name, each in vars(base).items()]
-    names = tuple(name for name, each in members if isinstance(each, types.MemberDescriptorType))
-    apart = kind.__basicsize__ - object.__basicsize__ - 8 * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0))
+    names = factory + tuple(name for name, each in members if isinstance(each, types.MemberDescriptorType))
+    plain = dict if factory else object
+    apart = kind.__basicsize__ - plain.__basicsize__ - 8 * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0))
     return names if apart == 8 * len(names) else ()

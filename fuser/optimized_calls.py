@@ -10,10 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from fuser.errors import TraceError
-from fuser.frontends.captures import captures, names_in, tops_of
+from fuser.frontends.captures import captures, names_in, parameters_of, tops_of
 from fuser.frontends.mlx import ValueRead, trace
 from fuser.frontends.stand_ins import replacement
 from fuser.frontends.state import (
@@ -99,6 +98,7 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
     held = Held([*inputs, *roots], call.walk)
     # other captured arrays are constants of the graph, though what happens to their containers is undone
     count = len(Held(inputs, call.walk).slots)
+    held.constants += held.arrays[count:]
     del held.slots[count:], held.arrays[count:]
     return trace_with(fn, call, held)
 
@@ -138,6 +138,9 @@ class _Updated(TraceError):
 def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping[int, str], shapeless: bool) -> Traced:
     start = time.perf_counter()
     walk = call.walk
+    # what is pending for a constant would be traced with the program
+    for array in held.constants:
+        readable(array)
     arrays = [*walk.arrays, *held.arrays]
     stores = [*walk.stores, *held.stores]
     slots = [*walk.slots, *held.slots]
@@ -207,12 +210,6 @@ def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping
         seconds,
         numbers,
     )
-
-
-def parameters_of(module: nn.Module) -> list[mx.array]:
-    """The arrays that a module counts as its parameters."""
-    flat: Any = tree_flatten(module.parameters())
-    return [array for _, array in flat]
 
 
 def _refuse_aliases(arrays: Sequence[mx.array], mutated: Sequence[int]) -> None:

@@ -232,9 +232,10 @@ def test_initializers_may_be_given_instead():
     assert program(**program.prepare({"x": np.zeros(2, F), "w": np.array([5, 5], F)}))["y"].tolist() == [5, 5]
 
 
-def test_runtime_normalization_in_the_standard_domain():
-    built = model([node("SimplifiedLayerNormalization", ["x", "w"], ["y"], axis=-1, epsilon=0.0)],
-                  [info("x", F, [1, 2]), info("w", F, [2])], [info("y", F, [1, 2])])  # fmt: skip
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_operators_of_the_runtime_whose_domain_is_not_named(domain):
+    built = model([node("SimplifiedLayerNormalization", ["x", "w"], ["y"], domain=domain, axis=-1, epsilon=0.0)],
+                  [info("x", F, [1, 2]), info("w", F, [2])], [info("y", F, [1, 2])], domains=())  # fmt: skip
     before = built.SerializeToString()
     y = load(built)(x=mx.array([[3.0, 4.0]]), w=mx.ones(2))["y"]
     np.testing.assert_allclose(np.array(y), np.array([[3, 4]]) / np.sqrt(12.5), rtol=1e-6)

@@ -278,7 +278,7 @@ def test_other_microsoft_operators():
     (y,) = run_node("FusedMatMul", [x, floats(2, 5, 8)], transB=1, alpha=0.5, **MS)
     assert y.shape == (2, 3, 5)
     image, weight = floats(1, 4, 5, 3), floats(2, 3, 3, 3)
-    (nhwc,) = run_node("NhwcConv", [image, weight], pads=[1, 1, 1, 1], **MS)
+    (nhwc,) = run_node("NhwcConv", [image, weight.transpose(0, 2, 3, 1).copy()], pads=[1, 1, 1, 1], **MS)
     (nchw,) = run_node("Conv", [image.transpose(0, 3, 1, 2).copy(), weight], pads=[1, 1, 1, 1])
     np.testing.assert_allclose(nhwc.transpose(0, 3, 1, 2), nchw, rtol=1e-4, atol=1e-5)
     (y,) = run_node("GroupNorm", [floats(1, 4, 4, 8), np.ones(8, np.float32), np.zeros(8, np.float32)], groups=2, **MS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import mlx.core as mx
@@ -36,7 +37,7 @@ def test_other_arrays_of_the_same_types_are_picked_up() -> None:
     assert not held.still()
 
 
-@pytest.mark.parametrize("change", ["new key", "gone", "mode", "frozen", "longer"])
+@pytest.mark.parametrize("change", ["new key", "gone", "mode", "frozen", "longer", "renamed"])
 def test_changes_of_the_structure_are_seen(change: str) -> None:
     layer = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     held = Held([layer])
@@ -48,8 +49,18 @@ def test_changes_of_the_structure_are_seen(change: str) -> None:
         layer.eval()
     elif change == "frozen":
         layer.freeze()
+    elif change == "renamed":
+        layer["other"] = layer.pop("layers")
     else:
         layer.layers.append(nn.ReLU())
+    assert not held.still()
+
+
+def test_another_order_is_seen() -> None:
+    state = OrderedDict(a=A, b=B)
+    held = Held([state])
+    assert held.still()
+    state.move_to_end("a")
     assert not held.still()
 
 

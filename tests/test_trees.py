@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,35 @@ class Point:
     y: Any = None
 
 
+class Output(OrderedDict[str, Any]):
+    """Lets itself be indexed by number, too, and says nothing of what else it does."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return list(dict.values(self))[key] if isinstance(key, int) else dict.__getitem__(self, key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise AssertionError
+
+    @classmethod
+    def of(cls, **values: Any) -> Output:
+        made = cls()
+        for key, value in values.items():
+            OrderedDict.__setitem__(made, key, value)
+        return made
+
+
+class Backwards(list[Any]):
+    def __iter__(self) -> Any:
+        return reversed(self)
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Missing(defaultdict[str, Any]):
+    pass
+
+
 class Stack(list[Any]):
     def named(self, name: str) -> Stack:
         self.name = name
@@ -42,6 +71,10 @@ TREES: dict[str, Any] = {
     "named tuple": Pair(A, Pair(B, "x")),
     "dataclass": Point(A, {"deep": Point(B, (C,))}),
     "ordered": OrderedDict(b=A, a=[B]),
+    "ordered of a class": Output.of(b=A, a=[B, C]),
+    "with a factory": defaultdict(list, a=[A]),
+    "of a class with a factory": Missing(int, a=A),
+    "list of a class that iterates otherwise": Backwards([A, B]),
     "counted": {"a": Counter("abca"), "x": A},
     "list of a class": Stack([A, B]).named("mine"),
     "set": {"a": A, "tags": {1, 2}},
@@ -63,7 +96,11 @@ def test_names_are_the_keys_that_lead_to_an_array() -> None:
 
 
 @pytest.mark.parametrize(
-    "left, right", [(1, True), (1, 1.0), (0.0, -0.0), ((A,), [A]), ({"a": 1}, {"b": 1}), (Point(A, 1), Point(A, 2))]
+    "left, right",
+    [
+        *[(1, True), (1, 1.0), (0.0, -0.0), ((A,), [A]), ({"a": 1}, {"b": 1}), (Point(A, 1), Point(A, 2))],
+        *[(OrderedDict(a=A, b=A), OrderedDict(b=A, a=A)), (defaultdict(int), defaultdict(list))],
+    ],
 )
 def test_what_makes_another_program_has_another_shape(left: Any, right: Any) -> None:
     assert flatten(left)[1] != flatten(right)[1]

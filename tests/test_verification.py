@@ -1,4 +1,4 @@
-"""`optimize(verify=True)`: regions beside their unfused forms; what differs is left unfused, with a warning."""
+"""`optimize(verify=True, when="always")`: regions beside their unfused forms; what differs is left unfused, with a warning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def two(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def test_errors_are_in_the_report() -> None:
-    fast = fuser.optimize(two, verify=True)
+    fast = fuser.optimize(two, verify=True, when="always")
     fast(normal(*Q), normal(*K), normal(*K))
     errors = [region.error for region in fast.report.regions]
     assert len(errors) == 2 and all(error is not None and error < 1e-5 for error in errors)
@@ -52,7 +52,7 @@ def test_a_region_that_differs_is_left_unfused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", broken)
     arguments = normal(*Q), normal(*K), normal(*K)
-    fast = fuser.optimize(two, verify=True)
+    fast = fuser.optimize(two, verify=True, when="always")
     with pytest.warns(RuntimeWarning, match="is not fused: its answer differs from the unfused one"):
         got = fast(*arguments)
     assert [region.verdict for region in fast.report.regions] == ["fused", "refused"]
@@ -70,7 +70,7 @@ def test_a_row_that_becomes_nan_differs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         mx.fast, "scaled_dot_product_attention", lambda *args, **more: kernel(*args, **more) * mx.array(float("nan"))
     )
-    fast = fuser.optimize(attend, verify=True)
+    fast = fuser.optimize(attend, verify=True, when="always")
     with pytest.warns(RuntimeWarning, match="not fused"):
         fast(normal(*Q), normal(*K), normal(*K))
     region = fast.report.regions[0]
@@ -88,7 +88,7 @@ def test_our_own_kernel_is_what_is_verified(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(host, "attend", lambda *args, **kwargs: right(*args, **kwargs) * 1.5)
     found = fuser.verify(attend, x, x, x)
     assert not found.outputs[0].ok and not found.regions[0].ok
-    fast = fuser.optimize(attend, verify=True)
+    fast = fuser.optimize(attend, verify=True, when="always")
     with pytest.warns(RuntimeWarning, match="is not fused"):
         answer = fast(x, x, x)
     assert mx.allclose(answer, attend(x, x, x), atol=1e-5) and fast.report.counts["refused"] == 1
@@ -100,7 +100,7 @@ def test_weights_that_are_rounded_on_the_way() -> None:
     def rounded(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         return mx.softmax(q @ k.swapaxes(-1, -2), axis=-1).astype(mx.bfloat16) @ v
 
-    fast = fuser.optimize(rounded, verify=True)
+    fast = fuser.optimize(rounded, verify=True, when="always")
     fast(normal(*Q), normal(*K), normal(*K))
     (region,) = fast.report.regions
     assert region.verdict == "fused" and region.error is not None and 1e-4 < region.error < 4e-2

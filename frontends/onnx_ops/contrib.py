@@ -181,16 +181,16 @@ def fused_conv(
 
 @op("NhwcConv", domain=MS)
 def nhwc_conv(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
-    """Convolution with channels last."""
+    """Convolution with channels last, in the weights (M, kH, kW, C / group) as well."""
     if not 3 <= x.ndim <= 5 or weight.ndim != x.ndim:
         raise call.refuse(f"MLX has no convolution over {x.ndim - 2} spatial axes")
     groups = call.integer("group", 1)
-    if groups < 1 or weight.shape[1] * groups != x.shape[-1]:
+    if groups < 1 or weight.shape[-1] * groups != x.shape[-1]:
         raise call.invalid(f"weights {list(weight.shape)} do not fit {list(x.shape)}")
-    view = window(call, x.shape[1:-1], weight.shape[2:])
+    view = window(call, x.shape[1:-1], weight.shape[1:-1])
     result = mx.conv_general(
         x,
-        channels_last(weight),
+        weight,
         stride=view.stride,
         padding=(view.low, view.high),
         kernel_dilation=view.dilation,
