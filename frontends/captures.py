@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from fuser.frontends.containers import items_of, values_of
 from fuser.frontends.trees import is_ours, is_small, names_of
-from fuser.frontends.variables import Arguments, Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
 
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
@@ -61,9 +61,9 @@ def captures(fn: Any) -> list[Any]:
                 stack += filter(_followed, chain.from_iterable(part.values() for part in brought))
                 owners |= {id(owner): owner for owner in _owners(each)}
         elif isinstance(each, functools.partial):
-            bound = Arguments(each)
-            roots[id(bound)] = bound
-            stack += filter(_followed, bound.values())
+            parts = [each.func, *each.args, *each.keywords.values()]
+            roots.update((id(part), part) for part in parts if not _is_function(part))
+            stack += filter(_followed, parts)
         elif isinstance(each, types.MethodType | types.BuiltinFunctionType):
             roots[id(each.__self__)] = each.__self__
             if not isinstance(each.__self__, nn.Module):

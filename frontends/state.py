@@ -58,7 +58,7 @@ class Held:
         self.slots: list[Slot] = []
         self.arrays: list[mx.array] = []
         self.constants: list[mx.array] = []
-        """The arrays that nothing else can be put in place of."""
+        """The arrays in no container, such as those that `functools.partial` has bound: the program may read them."""
         for slot, array in zip(walk.slots, walk.arrays, strict=True):
             if slot is None:
                 self.constants.append(array)

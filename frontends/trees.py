@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fuser.errors import TraceError
 from fuser.frontends.containers import item_of, items_of, put_item, values_of
-from fuser.frontends.variables import Arguments, Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
 
 
 class Spec(NamedTuple):
@@ -219,7 +219,7 @@ def numpy_spec(array: NDArray[Any]) -> Spec:
 
 
 # containers that are known to hold no more than their items
-_BARE = frozenset({dict, list, Variables, Attributes, Arguments, Defaults, OrderedDict, Counter})
+_BARE = frozenset({dict, list, Variables, Attributes, Defaults, OrderedDict, Counter})
 
 
 def _brought(function: Any, seen: set[int]) -> Iterator[Any]:

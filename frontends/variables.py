@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import types
 from collections import defaultdict
@@ -14,7 +13,7 @@ from weakref import WeakKeyDictionary
 class Variables:
     """The variables that a function reads from around it."""
 
-    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[Any]) -> None:
+    def __init__(self, cells: Mapping[str, types.CellType], outer: dict[str, Any], names: Iterable[str]) -> None:
         self._cells = dict(cells)
         self._outer = outer
         self._names = (*self._cells, *names)
@@ -95,32 +94,6 @@ class Defaults(Variables):
         else:
             given = self._function.__defaults__ or ()
             self._function.__defaults__ = (*given[:place], value, *given[place + 1 :])
-
-
-class Arguments(Variables):
-    """What `functools.partial` has bound."""
-
-    def __init__(self, bound: functools.partial[Any]) -> None:
-        # no keyword is empty
-        super().__init__({}, {}, ("", *range(len(bound.args)), *bound.keywords))
-        self._bound = bound
-
-    def __getitem__(self, name: str | int) -> Any:
-        if isinstance(name, int):
-            return self._bound.args[name]
-        return self._bound.keywords[name] if name else self._bound.func
-
-    def __setitem__(self, name: str | int, value: Any) -> None:
-        function, args, keywords = self._bound.func, self._bound.args, self._bound.keywords
-        if isinstance(name, int):
-            args = (*args[:name], value, *args[name + 1 :])
-        elif not name:
-            function = value
-        else:
-            keywords = {**keywords, name: value}
-        # there is no other way to bind anything else
-        kind: Any = functools.partial
-        kind.__setstate__(self._bound, (function, args, keywords, vars(self._bound)))
 
 
 class Slots(Variables):

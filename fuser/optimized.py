@@ -17,7 +17,7 @@ import mlx.core as mx
 from fuser.errors import FuserError
 from fuser.frontends.captures import BOUND, captures
 from fuser.frontends.lines import user_line
-from fuser.frontends.state import Held, number_of, types_of
+from fuser.frontends.state import Held, number_of, readable, types_of
 from fuser.fusion import fuse_given
 from fuser.kernels.cost import When
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
@@ -40,8 +40,8 @@ EAGER = 8
 # as many in all: what does not repeat itself is not worth tracing
 TRIALS = 64
 _ARRAYS = {mx.array}
-# the place of an array of the state, and a handle to the memory that it was in
-Watched = tuple[int, mx.array, mx.array]
+# the place of an array of the state (None: it is a constant), and a handle to the memory that it was in
+Watched = tuple[int | None, mx.array, mx.array]
 
 
 @dataclass
@@ -68,7 +68,8 @@ class Entry:
     def holds(self, state: Sequence[mx.array]) -> bool:
         """Whether what was relied on is still so."""
         return all(
-            state[place] is array and address(array) == address(handle) for place, array, handle in self.watched
+            (place is None or state[place] is array) and address(array) == address(handle)
+            for place, array, handle in self.watched
         ) and all(number_of(state[place]) == number for place, number in self.numbers.items())
 
 
@@ -264,7 +265,9 @@ class Optimized(Generic[P, R]):
         try:
             traced = trace_with(self._fn, call, held)
             self._traces += 1
-            return replace(self._compiled(traced, [*call.walk.arrays, *held.arrays]), again=again)
+            entry = self._compiled(traced, [*call.walk.arrays, *held.arrays])
+            fixed = [(None, array, array[...]) for array in held.constants if readable(array)]
+            return replace(entry, watched=(*entry.watched, *fixed), again=again)
         except Busy:
             return Entry(self._noted("the original program runs: another thread is running it"), kept=False)
         except FuserError as error:

@@ -306,19 +306,25 @@ def test_modules_whose_methods_are_not_those_of_a_dictionary(kind: Callable[[lis
     assert [region.name.split(".")[-1] for region in fast.report.regions] == ["0", "1"]
 
 
+def put_first(array: mx.array, value: float) -> Callable[[], None]:
+    return lambda: array.__setitem__(0, value)
+
+
 def test_what_a_partial_has_bound_may_change() -> None:
     weight, inner = mx.array(W), {"window": 4}
-    bound = functools.partial(lambda weight, x, config, by: attended(x, weight) * config["window"] * by, weight)
-    bound = functools.partial(bound, config=inner, by=TABLE)
+    grid = mx.array([2, 3])
+
+    def program(weight: mx.array, x: mx.array, config: dict[str, int], grid: mx.array) -> mx.array:
+        sizes: Any = grid.tolist()
+        return attended(x, weight) * config["window"] * sizes[0] + sizes[1]
+
+    bound = functools.partial(functools.partial(program, weight), config=inner, grid=grid)
     fast = fuser.optimize(bound)
-    same(fast(X), bound(X))
-    weight[0] = 2.0
-    same(fast(X), bound(X))
-    inner["window"] = 3
-    same(fast(X), bound(X))
-    bound.keywords["by"] = TABLE * 2
-    same(fast(X), bound(X))
-    assert bound.args[0] is weight and bound.keywords["config"] is inner and not fast.report.notes
+    same([fast(X), fast(X)], [bound(X), bound(X)])
+    for change in (put_first(weight, 2.0), put_first(grid, 5), lambda: inner.update(window=3)):
+        change()
+        same([fast(X), fast(X)], [bound(X), bound(X)])
+    assert fast.traces == 4 and not fast.report.notes
 
 
 def test_what_is_pending_is_no_part_of_the_program(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`optimize(verify=True, when="always")`: regions beside their unfused forms; what differs is left unfused, with a warning."""
+"""`optimize(verify=True)`: regions beside their unfused forms; what differs is left unfused, with a warning."""
 
 from __future__ import annotations
 
