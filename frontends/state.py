@@ -195,6 +195,33 @@ def unwritten(arrays: Sequence[tuple[NDArray[Any], Spec]]) -> Iterator[None]:
         raise TraceError("the program writes into a NumPy array that it was given or holds: let it take a copy first")
 
 
+@contextmanager
+def unmoved(arrays: Sequence[mx.array]) -> Iterator[Callable[[], bool]]:
+    """After the `with` block the arrays are as before; then, what is yielded tells whether they were all the time.
+
+    They are evaluated first: what is pending for a constant would be traced with the program.
+    """
+    before = [(array, array[...]) for array in arrays if readable(array)]
+    moved: list[mx.array] = []
+    try:
+        yield lambda: not moved
+    finally:
+        for array, handle in before:
+            if not readable(array) or address(array) != address(handle):
+                moved.append(array)
+                whole: Any = array
+                whole[...] = handle
+
+
+def address(array: mx.array) -> int:
+    """Where the array's memory lies: an update in place gives it another, while we hold the old one."""
+    if array.dtype == mx.bfloat16:
+        # numpy has no such type; the view shares the memory
+        array = array.view(mx.uint16)
+    view = np.asarray(memoryview(array))  # type: ignore[arg-type]
+    return int(view.__array_interface__["data"][0])
+
+
 def _replace(store: Any, replacement: Callable[[Any], Any]) -> None:
     for key, value in items_of(store):
         new = None if isinstance(value, mx.array) else replacement(value)

@@ -17,11 +17,11 @@ import mlx.core as mx
 from fuser.errors import FuserError
 from fuser.frontends.captures import BOUND, captures
 from fuser.frontends.lines import user_line
-from fuser.frontends.state import Held, number_of, readable, types_of
+from fuser.frontends.state import Held, address, number_of, readable, types_of
 from fuser.fusion import fuse_given
 from fuser.kernels.cost import When
 from fuser.optimized_calls import Call, Traced, given_state, name_of, trace_with, traced_call
-from fuser.optimized_replay import Replay, address
+from fuser.optimized_replay import Replay
 from fuser.optimized_turns import Busy, turns
 from fuser.report import Report
 from fuser.verification_checks import region_checks, with_errors

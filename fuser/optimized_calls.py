@@ -25,6 +25,7 @@ from fuser.frontends.state import (
     random_state,
     readable,
     swapped,
+    unmoved,
     unwritten,
 )
 from fuser.frontends.trees import Slot, Spec, Walk, loosened
@@ -98,9 +99,10 @@ def traced_call(fn: Callable[..., Any], args: Any, kwargs: Any, state: Sequence[
     held = Held([*inputs, *roots], call.walk)
     # other captured arrays are constants of the graph, though what happens to their containers is undone
     count = len(Held(inputs, call.walk).slots)
-    held.constants += held.arrays[count:]
+    constants = held.arrays[count:]
     del held.slots[count:], held.arrays[count:]
-    return trace_with(fn, call, held)
+    with unmoved(constants):
+        return trace_with(fn, call, held)
 
 
 def trace_with(fn: Callable[..., Any], call: Call, held: Held, *, shapeless: bool = False) -> Traced:
@@ -138,9 +140,6 @@ class _Updated(TraceError):
 def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping[int, str], shapeless: bool) -> Traced:
     start = time.perf_counter()
     walk = call.walk
-    # what is pending for a constant would be traced with the program
-    for array in held.constants:
-        readable(array)
     arrays = [*walk.arrays, *held.arrays]
     stores = [*walk.stores, *held.stores]
     slots = [*walk.slots, *held.slots]
@@ -187,8 +186,10 @@ def _trace_with(fn: Callable[..., Any], call: Call, held: Held, numbers: Mapping
     # what the program itself holds gives the better names
     tops = tops_of([*captures(fn), *held.roots, call.args, call.kwargs]) if modules else []
     names = names_in(tops)
-    with turns.tracing(), uncollected():
+    with turns.tracing(), uncollected(), unmoved(held.constants) as still:
         traced = trace(program, arrays, names, modules, shapeless=shapeless)
+    if not still():
+        raise TraceError("the program updates an array in place that functools.partial has bound: bind a list of it")
     _refuse_aliases(arrays, traced.mutated)
     # what a module holds can be trained: it is seen at every call, and not read as a number
     trained = {id(array) for _, module in tops for array in parameters_of(module)}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from fuser.checkpoints import collapse
 from fuser.errors import TraceError
@@ -132,12 +131,3 @@ def _compiled(run: Flat) -> Flat:
 
     compiled: Callable[..., list[mx.array]] = mx.compile(listed)
     return lambda inputs: compiled(*inputs)
-
-
-def address(array: mx.array) -> int:
-    """Where the array's memory lies: an update in place gives it another, while we hold the old one."""
-    if array.dtype == mx.bfloat16:
-        # numpy has no such type; the view shares the memory
-        array = array.view(mx.uint16)
-    view = np.asarray(memoryview(array))  # type: ignore[arg-type]
-    return int(view.__array_interface__["data"][0])

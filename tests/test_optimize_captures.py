@@ -10,7 +10,6 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -248,94 +247,6 @@ def test_numbers_that_are_equal_and_not_the_same() -> None:
     fast = fuser.optimize(program, fuse=False)
     for number in (0.0, -0.0, np.float32(0.0), np.float32(-0.0)):
         same(fast(mx.ones(2), number), program(mx.ones(2), number))
-
-
-class Numbered(nn.Module):
-    """Modules under numbers, in a class that iterates and indexes as a list does."""
-
-    def __init__(self, modules: list[Any]) -> None:
-        super().__init__()
-        for number, module in enumerate(modules):
-            dict.__setitem__(self, str(number), module)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[number] for number in range(len(self))])
-
-    def __getitem__(self, number: int) -> Any:
-        return dict.__getitem__(self, str(number))
-
-
-class Unlike(nn.Module):
-    """Has methods of its own under the names of those of a dictionary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.k, self.v = nn.Linear(32, 32), nn.Linear(32, 32)
-
-    def keys(self, x: mx.array) -> Any:  # type: ignore[override]
-        return self.k(x)
-
-    def values(self, x: mx.array) -> Any:  # type: ignore[override]
-        return self.v(x)
-
-    def items(self, x: mx.array) -> Any:  # type: ignore[override]
-        return self.keys(x), self.values(x)
-
-    def update(self, x: mx.array) -> None:  # type: ignore[override]
-        self.last = x
-
-    def __call__(self, x: mx.array) -> mx.array:
-        self.update(x)
-        return attention(x, *self.items(x))
-
-
-@pytest.mark.parametrize("kind", [list, Numbered])
-def test_modules_whose_methods_are_not_those_of_a_dictionary(kind: Callable[[list[Any]], Any]) -> None:
-    layers = kind([Unlike(), Unlike()])
-
-    def program(x: mx.array) -> mx.array:
-        for layer in layers:
-            x = layer(x)
-        return x
-
-    fast = fuser.optimize(program)
-    for _ in range(2):
-        same([fast(X), layers[0].last], [program(X), X])
-        layers[1].v.weight = layers[1].v.weight * 2
-    assert fast.report.counts["fused"] == fuser.explain(program, X).counts["fused"] == 2 and not fast.report.notes
-    assert [region.name.split(".")[-1] for region in fast.report.regions] == ["0", "1"]
-
-
-def put_first(array: mx.array, value: float) -> Callable[[], None]:
-    return lambda: array.__setitem__(0, value)
-
-
-def test_what_a_partial_has_bound_may_change() -> None:
-    weight, inner = mx.array(W), {"window": 4}
-    grid = mx.array([2, 3])
-
-    def program(weight: mx.array, x: mx.array, config: dict[str, int], grid: mx.array) -> mx.array:
-        sizes: Any = grid.tolist()
-        return attended(x, weight) * config["window"] * sizes[0] + sizes[1]
-
-    bound = functools.partial(functools.partial(program, weight), config=inner, grid=grid)
-    fast = fuser.optimize(bound)
-    same([fast(X), fast(X)], [bound(X), bound(X)])
-    for change in (put_first(weight, 2.0), put_first(grid, 5), lambda: inner.update(window=3)):
-        change()
-        same([fast(X), fast(X)], [bound(X), bound(X)])
-    assert fast.traces == 4 and not fast.report.notes
-
-
-def test_what_is_pending_is_no_part_of_the_program(tmp_path: Path) -> None:
-    mx.save(str(tmp_path / "weight.npy"), W)
-    held = {"pending": mx.random.normal((32, 32))}
-    loaded: Any = mx.load(str(tmp_path / "weight.npy"))
-    bound: Any = mx.load(str(tmp_path / "weight.npy"))
-    program = functools.partial(lambda bound, x: attended(x @ bound, loaded) @ held["pending"], bound)
-    graph = fuser.trace(program, X)
-    assert not {"Load", "RandomBits", "ErfInv"} & {node.op for node in graph.nodes}
-    assert fuser.explain(program, X).counts["fused"] == 1
 
 
 class Decorated:
