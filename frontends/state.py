@@ -69,6 +69,9 @@ class Held:
         self.signature = Signature(spec, self._types)
         dictionaries = [store for store in self.stores if isinstance(store, dict)]
         self._dictionaries = [store for store in dictionaries if methods_of(store) is dict]
+        # those that give their keys themselves do so fastest
+        self._listed = [each for each in self._dictionaries if type(each).__iter__ is dict.__iter__]
+        self._unlisted = [each for each in self._dictionaries if type(each).__iter__ is not dict.__iter__]
         # `dict` does not know in which order these are
         self._ordered = [store for store in dictionaries if isinstance(store, OrderedDict)]
         self._others = [store for store in self.stores if not isinstance(store, dict)]
@@ -89,7 +92,8 @@ class Held:
 
     def _names(self) -> list[Any]:
         return [
-            *chain.from_iterable(map(dict.keys, self._dictionaries)),
+            *chain.from_iterable(self._listed),
+            *chain.from_iterable(map(dict.keys, self._unlisted)),
             *chain.from_iterable(map(OrderedDict.keys, self._ordered)),
         ]
 

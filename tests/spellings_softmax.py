@@ -48,7 +48,7 @@ def L(name, fn, make=QKV, **more):
 
 def Z(name, fn, make=SINKS, **more):
     """A sink: one more logit for each head, which has no value."""
-    return S(name, fn, make, scale=ROOT, level=2, ref=more.pop("ref", sunk), heads=(4, 4), **more)
+    return S(name, fn, make, scale=ROOT, level=2, ref=more.pop("ref", sunk), heads=more.pop("heads", (4, 4)), **more)
 
 
 def sunk(q, k, v, sinks):
@@ -63,6 +63,21 @@ def einsum_late(q, k, v):
     x = scores(q, k)
     w = mx.exp(x - x.max(axis=-1, keepdims=True))
     return mx.einsum("bhqk,bhkd->bhqd", w, v) / w.sum(axis=-1, keepdims=True)
+
+
+def split_heads(q, k, v, sinks):
+    k, v = (mx.broadcast_to(x[:, :, None], (6, 2, 2, 8)) for x in (k, v))
+    column = mx.broadcast_to(sinks.reshape(2, 2, 1, 1), (2, 2, 6, 1))
+    x = mx.einsum("qhmd,khmd->hmqk", q, k) * ROOT + mx.triu(mx.full((6, 6), -INF), 1)
+    p = sm(mx.concatenate([x, column], axis=-1))[..., :-1]
+    return mx.einsum("hmqk,khmd->qhmd", p, v)
+
+
+def split_heads_plainly(q, k, v, sinks):
+    k, v = (x.transpose(1, 0, 2)[None] for x in (k, v))
+    q = q.transpose(1, 2, 0, 3).reshape(1, 4, 6, 8)
+    output = mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, mask="causal", sinks=sinks)
+    return output.reshape(2, 2, 6, 8).transpose(2, 0, 1, 3)
 
 
 def small(number):
@@ -354,6 +369,14 @@ SINK = [
         ),
         QKV,
         ref=sunk_at_zero,
+    ),
+    Z(
+        "heads on two axes, no batch, as gpt-oss spells it",
+        split_heads,
+        args((6, 2, 2, 8), (6, 2, 8), (6, 2, 8), bias(4)),
+        ref=split_heads_plainly,
+        mask="causal",
+        heads=(4, 2),
     ),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import mlx.core as mx
 
@@ -65,6 +66,11 @@ def attention(program: Program, softmax: Softmax) -> Attention:
         before = replace(before, masks=hidden)
         after = [replace(each, guarded=each.guarded or zeros) for each in after]
     roles = _roles(program, before, after, dims)
+    if before.sink is not None and isinstance(before.sink.logit, Term):
+        # what a sink tells apart are heads, and so is all that is inside of them
+        told = before.sink.logit.axes
+        batch = tuple(takewhile(lambda axis: axis not in told, roles.batch))
+        roles = replace(roles, batch=batch, heads=roles.batch[len(batch) :] + roles.heads)
     operands = [each.value for each in after]
     operands += [operand for each in before.products for operand in (each.query, each.key)]
     dtype = kernel_dtype(program, operands, [each.output for each in after])
