@@ -1,0 +1,77 @@
+"""The table of spellings as small ONNX graphs: each is one call of the kernel there, too, and answers as it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+import pytest
+
+import fuser
+from fuser.frontends.onnx import load
+from fuser.model import Model
+from tests.onnx_spellings import Unwritten, written
+from tests.spellings import SPELLINGS
+from tests.spellings_base import Spelling, distance, epsilon, leaves, numpy, truth
+
+# what indexes, assigns, counts or stops gradients has no operator here that would stand for it alone
+UNWRITTEN = {
+    "BitwiseBinary",
+    "FloorDivide",
+    "Gather",
+    "Log",
+    "MaskedScatter",
+    "Reduce",
+    "Remainder",
+    "Scan",
+    "SliceUpdate",
+    "Sqrt",
+    "StopGradient",
+}
+each = pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda s: f"{s.topic}: {s.name}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreted() -> Iterator[None]:
+    """Each program runs once: compiling it takes longer than all else."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+def as_onnx(spelling: Spelling) -> Model:
+    return Model(load(written(fuser.trace(spelling.fn, *spelling.args()))))
+
+
+def test_most_of_the_table_is_written() -> None:
+    unwritten = 0
+    for spelling in SPELLINGS:
+        try:
+            written(fuser.trace(spelling.fn, *spelling.args()))
+        except Unwritten:
+            unwritten += 1
+    assert len(SPELLINGS) - unwritten >= 500
+
+
+@each
+def test_the_graph_is_fused(spelling: Spelling) -> None:
+    try:
+        model = as_onnx(spelling)
+    except Unwritten as error:
+        assert str(error).split()[0] in UNWRITTEN
+        return
+    arguments = spelling.args()
+    outputs = model(**{f"x{place}": array for place, array in enumerate(leaves(arguments))})
+
+    regions = model.report.regions
+    assert [(r.verdict, r.reason) for r in regions] == [("fused", None)] * spelling.count
+    query_heads, key_heads = spelling.heads
+    for region in regions:
+        assert region.mask in spelling.mask.split("|")
+        assert spelling.scale is None or region.scale == pytest.approx(spelling.scale, rel=1e-3)
+        assert query_heads is None or region.query_heads == query_heads
+        assert key_heads is None or region.key_heads == key_heads
+
+    want, got = truth(spelling.ref, arguments), list(outputs.values())
+    unfused = distance(numpy(spelling.fn(*arguments)), want)
+    assert distance(numpy(got), want) <= max(4 * unfused, epsilon((arguments, got)))
