@@ -136,7 +136,7 @@ class Attention:
     @property
     def scale(self) -> float | None:
         """The scale, when it is one number."""
-        traced = any(product.scale.factors or product.scale.divisors for product in self.products)
+        traced = any(product.scale.traced for product in self.products)
         number = self.products[0].scale.number * (self.cap.number if self.cap else 1.0)
         return None if traced else number
 

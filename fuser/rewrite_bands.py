@@ -101,7 +101,7 @@ def _drowned(
     program: Program, reading: Reading, mask: Mask
 ) -> tuple[list[Kept], NDArray[np.bool_] | None, float] | None:
     """The keep masks that an additive mask is, when all that it adds is zero or one number that drowns every score."""
-    if mask.scale.number != 1 or mask.scale.factors or mask.scale.divisors:
+    if mask.scale.number != 1 or mask.scale.traced:
         return None
     kept: list[Kept] = []
     fills: set[float] = set()

@@ -76,16 +76,9 @@ def region_checks(
 
 def _rounding(graph: Graph, region: Attention, weighted: Weighted) -> float:
     """The tolerance of the narrowest type between the products of a region."""
-    first = min(graph.position(product.value.node) for product in region.products)
-    seen, stack, worst = {weighted.output.node}, [weighted.output.node], 0.0
-    while stack:
-        node = stack.pop()
-        worst = max(worst, *(TOLERANCES.get(type.dtype, 0.0) for type in node.outputs))
-        found = {operand.node for operand in graph.operands(node)} - seen
-        found = {each for each in found if graph.position(each) > first}
-        seen |= found
-        stack += found
-    return worst
+    first = min((product.value.node for product in region.products), key=graph.position)
+    between = graph.behind(weighted.output.node, first) - {first}
+    return max(TOLERANCES.get(type.dtype, 0.0) for node in between for type in node.outputs)
 
 
 def with_errors(report: Report, found: Mapping[Node, Check]) -> Report:

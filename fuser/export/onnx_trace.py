@@ -105,7 +105,7 @@ class _Trace:
         cells = (roles["B"], roles["H"] + roles["G"], roles["Q"], roles["K"])
         steps = []
         for mask, places in zip(region.steps, masks, strict=True):
-            scaled = bool(mask.scale.factors or mask.scale.divisors)
+            scaled = mask.scale.traced
             steps.append(
                 MaskStep(
                     "scaled" if scaled else mask.kind,

@@ -109,6 +109,16 @@ class Graph:
             self._positions = {each: place for place, each in enumerate(self.nodes)}
         return self._positions[node]
 
+    def behind(self, node: Node, oldest: Node) -> set[Node]:
+        """What `node` is computed from, itself included, as far back as `oldest` came."""
+        first, found, stack = self.position(oldest), {node}, [node]
+        while stack:
+            parents = {operand.node for operand in self.operands(stack.pop())} - found
+            parents = {parent for parent in parents if self.position(parent) >= first}
+            found |= parents
+            stack += parents
+        return found
+
     def operands(self, node: Node) -> tuple[Value, ...]:
         """The values that `node` reads, in order."""
         found = self._operands.get(node)

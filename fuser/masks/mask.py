@@ -28,6 +28,11 @@ class Scale:
     factors: tuple[Term, ...] = ()
     divisors: tuple[Term, ...] = ()
 
+    @property
+    def traced(self) -> bool:
+        """Whether arrays are part of it."""
+        return bool(self.factors or self.divisors)
+
     def times(self, number: float) -> Scale:
         """The scale, `number` times as large."""
         return replace(self, number=self.number * number)
@@ -52,11 +57,16 @@ class Mask:
     """Where the keys that it masks begin among all, and their axes, when it masks only a piece of them."""
 
 
-def of_exponentials(program: Program, keep: Value, dims: Dims, at: Node) -> Mask:
-    """A mask on the exponentials, as one on the scores: `exp(x) * keep` is `exp(where(keep, x, -inf))`."""
-    term = seen_through(program, keep, dims)
+def uncast(program: Program, term: Term) -> Term:
+    """What `term` was before it was cast: the condition that a mask of zeros and ones is."""
     while term.value.node.op == "AsType":
         term = seen_through(program, program.operands(term.value)[0], term.dims)
+    return term
+
+
+def of_exponentials(program: Program, keep: Value, dims: Dims, at: Node) -> Mask:
+    """A mask on the exponentials, as one on the scores: `exp(x) * keep` is `exp(where(keep, x, -inf))`."""
+    term = uncast(program, seen_through(program, keep, dims))
     known = program.known.array(term.value)
     if term.value.dtype != mx.bool_ and (known is None or not ((known == 0) | (known == 1)).all()):
         raise Miss("the exponentials are multiplied by an array that need not be zeros and ones", at)

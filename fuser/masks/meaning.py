@@ -212,7 +212,7 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
         mask for mask, known in steps if mask.kind == "add" and mask.scale != Scale() and hides(program, mask, known)
     ]
     several = sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked))
-    if several or (scaled and stacked) or (finite and any(map(_is_scaled, scaled))):
+    if several or (scaled and stacked) or (finite and any(mask.scale.traced for mask in scaled)):
         raise Miss(SEVERAL, at)
     (outer, _), *inner = steps
     if (
@@ -236,7 +236,7 @@ def _read_traced(program: Program, steps: Steps, axes: Dim, keys: Dim, half: boo
 
 def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether a mask adds no minus infinity, so that the kernel sees no wholly masked row."""
-    if mask.kind != "add" or _is_scaled(mask):
+    if mask.kind != "add" or mask.scale.traced:
         return mask.kind != "add" and math.isfinite(mask.fill)
     low, high = bounds(program.graph, program.known, mask.term.value) if known is None else (known.min(), known.max())
     return min(float(low) * mask.scale.number, float(high) * mask.scale.number) >= -FLOAT32_MAX
@@ -245,24 +245,20 @@ def _finite(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
 def _lowers_alone(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether what a mask makes infinite it makes minus infinity: its sign is known, or it is finite."""
     turned = replace(mask, scale=mask.scale.times(-1))
-    return not _is_scaled(mask) and (mask.scale.number > 0 or _finite(program, turned, known))
-
-
-def _is_scaled(mask: Mask) -> bool:
-    return bool(mask.scale.factors or mask.scale.divisors)
+    return not mask.scale.traced and (mask.scale.number > 0 or _finite(program, turned, known))
 
 
 def _known(program: Program, mask: Mask, axes: Dim, keys: Dim) -> NDArray[Any] | None:
-    if mask.kind == "floor" or _is_scaled(mask):
+    if mask.kind == "floor" or mask.scale.traced:
         return None
     array: NDArray[Any] | None = program.known.array(mask.term.value)
     if array is None:
         return None
-    hides = array <= VANISHES
-    trained = program.known.is_given(mask.term.value) and mask.kind != "keep"
-    if trained and not (((array == 0) | hides).all() and hides.any()):
+    if program.known.is_given(mask.term.value) and mask.kind != "keep":
         # a mask among the state may be read, but numbers that can be trained stay arrays
-        return None
+        hidden = array <= VANISHES
+        if not (((array == 0) | hidden).all() and hidden.any()):
+            return None
     program.known.rely(mask.term.value)
     if mask.piece is None:
         return spread(array, mask.term, axes)
@@ -289,7 +285,7 @@ def spread(array: NDArray[Any], term: Term, axes: Dim) -> NDArray[Any]:
 def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     """The keep mask that `scores + where(condition, 0, fill)` is, when no score survives the addition of `fill`."""
     node = mask.term.value.node
-    if mask.kind != "add" or node.op != "Select" or _is_scaled(mask):
+    if mask.kind != "add" or node.op != "Select" or mask.scale.traced:
         return None
     condition, left, right = program.graph.operands(node)
     numbers = program.known.number(left), program.known.number(right)
@@ -307,16 +303,19 @@ def hides(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     """Whether an additive mask holds the lowest numbers of its type."""
     if known is not None:
         return bool((known * mask.scale.number <= SWALLOWS_HALF).any())
-    # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
-    low = bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0]
+    low = _lowest(program, mask)
     return low != -math.inf and low * mask.scale.number <= SWALLOWS_HALF
 
 
 def may_hide(program: Program, mask: Mask, known: NDArray[Any] | None = None) -> bool:
     """Whether an additive mask may hold such numbers: of what the program is given, nothing is known."""
     known = program.known.array(mask.term.value) if known is None else known
-    unknown = known is None and bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0] == -math.inf
-    return unknown or hides(program, mask, known)
+    return (known is None and _lowest(program, mask) == -math.inf) or hides(program, mask, known)
+
+
+def _lowest(program: Program, mask: Mask) -> float:
+    # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
+    return bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0]
 
 
 def lowers(program: Program, masks: Sequence[Mask], reading: Reading) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from fuser.masks.mask import Mask
+from fuser.masks.mask import Mask, uncast
 from fuser.reading.program import Program, Term, seen_through
 
 
@@ -15,13 +15,13 @@ def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
     """`masks` with `scores * m + (1 - m) * fill`, for a boolean `m`, read as the keep mask that it is."""
     rest = list(masks)
     for mask in masks:
-        condition = _uncast(program, mask.term)
+        condition = uncast(program, mask.term)
         if mask.kind != "times" or condition.value.dtype != mx.bool_:
             continue
         for other in rest:
             alike = other.kind == "add" and other.piece == mask.piece
             fill = _complement(program, other, mask.term) if alike else None
-            if fill is not None and not (other.scale.factors or other.scale.divisors):
+            if fill is not None and not other.scale.traced:
                 kept = Mask("keep", condition, mask.scale, fill * other.scale.number, piece=mask.piece)
                 rest = [kept if each is mask else each for each in rest if each is not other]
                 break
@@ -57,11 +57,5 @@ def same(program: Program, left: Term, right: Term) -> bool:
     if left.dims == right.dims and program.alike(left.value, right.value):
         return True
     # one condition cast twice is one mask
-    left_source, right_source = _uncast(program, left), _uncast(program, right)
+    left_source, right_source = uncast(program, left), uncast(program, right)
     return left_source == right_source and left_source.value.dtype == mx.bool_
-
-
-def _uncast(program: Program, term: Term) -> Term:
-    while term.value.node.op == "AsType":
-        term = seen_through(program, program.operands(term.value)[0], term.dims)
-    return term

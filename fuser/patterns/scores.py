@@ -200,7 +200,7 @@ def added(cursor: Cursor, value: Value, other: Value, sign: int) -> Cursor:
 def softcap(cursor: Cursor) -> Iterable[Cursor]:
     """`c * tanh(scores / c)`, to be masked after: what our own kernel can do, where there is one."""
     scale = cursor.scale
-    if cursor.cap or scale.factors or scale.divisors or not 0 < scale.number < math.inf:
+    if cursor.cap or scale.traced or not 0 < scale.number < math.inf:
         raise cursor.miss(BEFORE["Tanh"])
     cap = Cap(scale.number, cursor.value.node, len(cursor.masks))
     yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap, fixed=True)
@@ -238,7 +238,7 @@ def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
         column = fresh(piece.shape[axis], "keys")
         dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
         part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1, fixed=True))
-        scaled = cursor.scale.factors or cursor.scale.divisors
+        scaled = cursor.scale.traced
         if part.cap or part.sink or (part.masks and (cursor.cap or scaled or any(m.piece for m in part.masks))):
             raise cursor.miss("the scores of one piece of the keys are changed alone")
         number = cursor.scale.number
@@ -307,7 +307,7 @@ def select(cursor: Cursor) -> Iterable[Cursor]:
         if number is not None:
             fill = number * cursor.scale.number
             beyond = math.isfinite(number) and abs(fill) > most(cursor.value)
-            if cursor.scale.factors or cursor.scale.divisors or beyond:
+            if cursor.scale.traced or beyond:
                 raise cursor.miss("the masked scores are scaled after the mask, by an array or to more than they hold")
             yield cursor.to(value, None, None, Mask("keep", cursor.term(condition), cursor.scale, fill, inverted))
 

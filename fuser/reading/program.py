@@ -80,16 +80,7 @@ class Program:
 
     def depends(self, value: Value, source: Value) -> bool:
         """Whether `value` is computed from `source`."""
-        position = self.graph.position
-        oldest, seen, stack = position(source.node), {value.node}, [value.node]
-        while stack:
-            node = stack.pop()
-            if node is source.node:
-                return True
-            parents = {operand.node for operand in self.graph.operands(node)} - seen
-            stack += [parent for parent in parents if position(parent) >= oldest]
-            seen |= parents
-        return False
+        return source.node in self.graph.behind(value.node, source.node)
 
     def operands(self, value: Value) -> tuple[Value, ...]:
         """What the maker of `value` reads."""

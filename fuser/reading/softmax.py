@@ -46,7 +46,7 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
         elif node.op in ("Divide", "Multiply", "Exp"):
             found = written_out(program, Value(node))
             if found is not None:
-                closed |= _between(program, found)
+                closed |= program.graph.behind(node, found.scores.node) - {found.scores.node}
                 yield found
             elif node.op == "Exp" and program.of_activations(node):
                 exponentials.append(node)
@@ -54,17 +54,6 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
         if node not in closed and _meets_product(program, Value(node)):
             scores = program.graph.operands(node)[0]
             yield Softmax(node, scores, Value(node), (len(scores.shape) - 1,), open=True)
-
-
-def _between(program: Program, found: Softmax) -> set[Node]:
-    """The nodes of a softmax that is written out."""
-    seen, stack = {found.node}, [found.node]
-    while stack:
-        parents = {operand.node for operand in program.graph.operands(stack.pop())} - seen - {found.scores.node}
-        parents = {node for node in parents if program.graph.position(node) > program.graph.position(found.scores.node)}
-        seen |= parents
-        stack += parents
-    return seen
 
 
 def _meets_product(program: Program, value: Value) -> bool:
