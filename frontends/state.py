@@ -68,13 +68,28 @@ class Held:
         self._types = types_of(self.arrays)
         self.signature = Signature(spec, self._types)
         dictionaries = [store for store in self.stores if isinstance(store, dict)]
-        self._dictionaries = [store for store in dictionaries if methods_of(store) is dict]
-        # those that give their keys themselves do so fastest
-        self._listed = [each for each in self._dictionaries if type(each).__iter__ is dict.__iter__]
-        self._unlisted = [each for each in self._dictionaries if type(each).__iter__ is not dict.__iter__]
+        plain = [store for store in dictionaries if methods_of(store) is dict]
         # `dict` does not know in which order these are
-        self._ordered = [store for store in dictionaries if isinstance(store, OrderedDict)]
-        self._others = [store for store in self.stores if not isinstance(store, dict)]
+        ordered = [store for store in dictionaries if isinstance(store, OrderedDict)]
+        lists = [store for store in self.stores if isinstance(store, list | tuple)]
+        looks = [look for store in self.stores if isinstance(store, Variables) and (look := store.look()) is not None]
+        # what there is none of takes no time in a look
+        values: list[tuple[Callable[[Any], Any], list[Any]]] = [
+            (dict.values, plain),
+            (OrderedDict.values, ordered),
+            (values_of, lists),
+            (lambda look: look(), looks),
+        ]
+        self._values_by = [(values, stores) for values, stores in values if stores]
+        # those that give their keys themselves do so fastest
+        listed = [each for each in plain if type(each).__iter__ is dict.__iter__]
+        unlisted = [each for each in plain if type(each).__iter__ is not dict.__iter__]
+        names: list[tuple[Callable[[Any], Any], list[Any]]] = [
+            (iter, listed),
+            (dict.keys, unlisted),
+            (OrderedDict.keys, ordered),
+        ]
+        self._names_by = [(names, stores) for names, stores in names if stores]
         self._keys = self._names()
         self._sets, self._members = walk.sets, [frozenset(each) for each in walk.sets]
         self.numpy = walk.numpy
@@ -84,25 +99,25 @@ class Held:
         self._places = [places[id(array)] for array in self.arrays] if self._simple else []
 
     def _look(self) -> list[Any]:
-        return [
-            *chain.from_iterable(map(dict.values, self._dictionaries)),
-            *chain.from_iterable(map(OrderedDict.values, self._ordered)),
-            *chain.from_iterable(map(values_of, self._others)),
-        ]
+        return [*chain.from_iterable(chain.from_iterable([map(values, stores) for values, stores in self._values_by]))]
 
     def _names(self) -> list[Any]:
-        return [
-            *chain.from_iterable(self._listed),
-            *chain.from_iterable(map(dict.keys, self._unlisted)),
-            *chain.from_iterable(map(OrderedDict.keys, self._ordered)),
-        ]
+        return [*chain.from_iterable(chain.from_iterable([map(names, stores) for names, stores in self._names_by]))]
 
     def still(self) -> bool:
         """Whether all is as it was, but for the values of arrays; those are looked up again."""
-        values, before = self._look(), self._values
-        if len(values) != len(before) or self._names() != self._keys or not all(map(eq, self._sets, self._members)):
+        try:
+            values, before = self._look(), self._values
+        except (KeyError, ValueError):
+            # a variable is none any more
             return False
-        if not all(numpy_spec(array) == spec for array, spec in self.numpy):
+        if (
+            len(values) != len(before)
+            or self._names() != self._keys
+            or (self._sets and not all(map(eq, self._sets, self._members)))
+        ):
+            return False
+        if self.numpy and not all(numpy_spec(array) == spec for array, spec in self.numpy):
             return False
         if all(map(is_, values, before)):
             return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,6 +33,27 @@ class Variables:
         """The values alone."""
         return [value for _, value in self.items()]
 
+    def look(self) -> Callable[[], Sequence[Any]] | None:
+        """Another way to `values`, for every call of a program: in few steps, while the names that have a value keep one.
+
+        It raises `KeyError` or `ValueError` where one has none any more. None when there is nothing to look at.
+        """
+        if not self._names:
+            return None
+        if len(self.items()) < len(self._names):
+            # a name may get a value
+            return self.values
+        cells, outer = list(self._cells.values()), self._place()
+        take = _taker(self._names[len(cells) :])
+        if not cells:
+            return lambda: take(outer)
+        if len(cells) == len(self._names):
+            return lambda: [cell.cell_contents for cell in cells]
+        return lambda: [*[cell.cell_contents for cell in cells], *take(outer)]
+
+    def _place(self) -> Mapping[str, Any]:
+        return self._outer
+
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, _ in self.items()])
 
@@ -54,10 +76,9 @@ class Attributes(Variables):
         super().__init__({}, {}, names)
         self._owner = owner
 
-    def values(self) -> list[Any]:
-        """The values alone: this is looked at in each call."""
-        held = vars(self._owner)
-        return [held[name] for name in self._names if name in held]
+    def _place(self) -> Mapping[str, Any]:
+        held: Mapping[str, Any] = vars(self._owner)
+        return held
 
     def __getitem__(self, name: str) -> Any:
         return vars(self._owner)[name]
@@ -78,6 +99,10 @@ class Defaults(Variables):
         super().__init__({}, {}, (*last, *(function.__kwdefaults__ or {})))
         self._function = function
         self._places = {name: place for place, name in enumerate(last)}
+
+    def look(self) -> Callable[[], Sequence[Any]] | None:
+        """As `Variables.look`."""
+        return self.values if self._names else None
 
     def __getitem__(self, name: str) -> Any:
         place, given = self._places.get(name), self._function.__defaults__ or ()
@@ -103,6 +128,10 @@ class Slots(Variables):
         super().__init__({}, {}, slots_of(type(owner)))
         self._owner = owner
 
+    def look(self) -> Callable[[], Sequence[Any]] | None:
+        """As `Variables.look`."""
+        return self.values if self._names else None
+
     def __getitem__(self, name: str) -> Any:
         try:
             return getattr(self._owner, name)
@@ -112,6 +141,12 @@ class Slots(Variables):
     def __setitem__(self, name: str, value: Any) -> None:
         # a frozen dataclass refuses it, but not from us
         object.__setattr__(self._owner, name, value)
+
+
+def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    if len(names) == 1:
+        return lambda place: (place[names[0]],)
+    return itemgetter(*names) if names else lambda place: ()
 
 
 def slots_of(kind: type) -> tuple[str, ...]:

@@ -208,15 +208,19 @@ class Optimized(Generic[P, R]):
             entry.hits += 1
             if idle is not None:
                 self._idle.pop(key, None)
-        if entry.replay is None:
+        replay = entry.replay
+        if replay is None:
             return self._original(entry, args, kwargs)
         inputs = [*arrays, *held.arrays]
+        result: Any
         try:
-            if entry.replay.aside:
+            if replay.single is not None:
+                (result,) = replay.single(inputs)
+            elif replay.aside:
                 with turns.running():
-                    result = entry.replay.finish(entry.replay.outputs(inputs), inputs, call, held)
+                    result = replay.finish(replay.outputs(inputs), inputs, call, held)
             else:
-                result = entry.replay.finish(entry.replay.outputs(inputs), inputs, call, held)
+                result = replay.finish(replay.outputs(inputs), inputs, call, held)
         except Exception as error:
             # whatever it is, nothing has been changed yet
             return self._original(self._fallback(error), args, kwargs)

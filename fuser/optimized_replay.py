@@ -52,8 +52,12 @@ class Replay:
         compiled = compiled and not (backend() == "cuda" and _is_empty_somewhere(trimmed))
         # steps of our own kernels stand between compiled pieces
         parts = segmented(trimmed) if compiled and computed and sized else None
-        flat = _checked(parts or runner(trimmed), self._types, 0 if sized else traced.arguments)
+        # the types of arguments are part of the signature by which this is found
+        flat = _checked(parts or runner(trimmed), self._types, traced.arguments)
         self._flat: Flat = _compiled(flat) if compiled and computed and parts is None else flat
+
+        self.single = self._flat if self._straight and traced.results == LEAF and not self._aside else None
+        """The short way of a program that gives one array, and does nothing besides."""
 
     @property
     def aside(self) -> bool:
@@ -85,8 +89,6 @@ class Replay:
     def finish(self, outputs: list[mx.array], inputs: Sequence[mx.array], call: Call | None, held: Held) -> Any:
         """The results of the call; what it changes is changed."""
         traced = self._traced
-        if traced.results == LEAF and not self._aside:
-            return outputs[0]
         results, changes = traced.counts
         objects = [*(call.walk.objects if call else ()), *held.objects]
         rest = iter(outputs)
@@ -113,12 +115,13 @@ def _checked(run: Flat, types: Sequence[TensorType], free: int) -> Flat:
     """`run`, after a look at its inputs; the first ones are `free` to have other sizes than those of the trace."""
 
     def checked(inputs: Sequence[mx.array]) -> list[mx.array]:
-        for array, type in zip(inputs[free:], types[free:], strict=True):
+        for array, type in zip(inputs[free:], held, strict=True):
             if array.shape != type.shape or array.dtype != type.dtype:
                 raise TraceError(f"an array of the state became {array.dtype} {list(array.shape)} in place")
         return run(inputs)
 
-    return checked
+    held = types[free:]
+    return checked if held else run
 
 
 def _is_empty_somewhere(graph: Graph) -> bool:

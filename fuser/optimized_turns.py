@@ -25,7 +25,7 @@ class Turns:
     @property
     def mine(self) -> bool:
         """Whether this thread is the one that traces."""
-        return self._tracer == threading.get_ident()
+        return self._tracer is not None and self._tracer == threading.get_ident()
 
     @contextmanager
     def tracing(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -233,44 +233,71 @@ def attend(
 
     `cores` asks for CUDA's tensor cores, for half types.
     """
-    batch, heads, queries, depth = q.shape
-    shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
+    if mask is not None and mask.dtype not in (mx.bool_, mx.float32):
+        mask = mask.astype(mx.float32)
+    known = plan(
+        (q.shape, k.shape, v.shape),
+        q.dtype,
+        (mask.shape, mask.dtype) if mask is not None else None,
+        (sinks is not None, slopes is not None, folded, softcap > 0, cores),
+        (ahead, behind),
+    )
+    run = (flash_mma.kernel if cores else kernel)(*known.which)
+    given = (q, k, v, known.sizes, _constants((scale, softcap, fill, empty), mx.float32), mask, sinks, slopes)
+    found = run(inputs=[array for array in given if array is not None], **known.options)
+    return found[0]  # type: ignore[no-any-return]
+
+
+class Plan(NamedTuple):
+    """What is the same in every call of the same sizes and types."""
+
+    which: tuple[Any, ...]
+    """Which kernel: the arguments of `kernel`, or of `flash_mma.kernel`."""
+    sizes: mx.array
+    options: dict[str, Any]
+    """The keywords of its call."""
+
+
+@functools.lru_cache(512)
+def plan(
+    shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    dtype: mx.Dtype,
+    mask: tuple[tuple[int, ...], mx.Dtype] | None,
+    features: tuple[bool, bool, bool, bool, bool],
+    window: tuple[int, int],
+) -> Plan:
+    """The call for q, k, v and a mask of these shapes and types; `features`: sinks, slopes, folded, capped, cores."""
+    (batch, heads, queries, depth), (_, shared, keys, _), (_, _, _, width) = shapes
+    sinks, slopes, folded, capped, cores = features
     groups = heads // shared
-    arrays: list[mx.array] = [q, k, v]
-    steps = [0] * 5
+    steps, kind = [0] * 5, 0
     if mask is not None:
-        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
-        if mask.dtype != mx.bool_:
-            mask = mask.astype(mx.float32)
-        batch_step, head_step, row_step, key_step = _steps(mask.shape)
+        batch_step, head_step, row_step, key_step = _steps((1,) * (4 - len(mask[0])) + mask[0])
         steps = [batch_step, head_step * groups, head_step, row_step, key_step]
-    sizes = [groups, queries, keys, shared, *steps, min(ahead, FAR), min(behind, FAR), int(folded)]
-    arrays += [_constants(tuple(sizes), mx.int32), _constants((float(scale), float(softcap), fill, empty), mx.float32)]
-    arrays += [array for array in (mask, sinks, slopes) if array is not None]
+        kind = 1 if mask[1] == mx.bool_ else 2
+    sizes = [groups, queries, keys, shared, *steps, *(min(limit, FAR) for limit in window), int(folded)]
     widest = max(depth, width)
-    parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
-    blocks = -(-groups * queries * parts // THREADS)
-    kind = 0 if mask is None else 1 if mask.dtype == mx.bool_ else 2
-    template = [("T", q.dtype), ("D", depth), ("DV", width)]
-    template += [("HAS_SLOPES", slopes is not None), ("HAS_CAP", softcap > 0)]
-    threads = THREADS
+    template = [("T", dtype), ("D", depth), ("DV", width), ("HAS_SLOPES", slopes), ("HAS_CAP", capped)]
+    which: tuple[Any, ...]
     if cores:
         threads = 32 * flash_mma.WARPS
         blocks = -(-groups * queries // (16 * flash_mma.WARPS))
-        run = flash_mma.kernel(kind, sinks is not None, slopes is not None)
-        template += [("WARPS", flash_mma.WARPS), ("BRAIN", q.dtype == mx.bfloat16)]
+        which = (kind, sinks, slopes)
+        template += [("WARPS", flash_mma.WARPS), ("BRAIN", dtype == mx.bfloat16)]
     else:
-        run = kernel(backend(), mask is not None, sinks is not None, slopes is not None)
-        template += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks is not None)]
-    found = run(
-        inputs=arrays,
-        template=template,
-        grid=(blocks * threads, batch * shared, 1),
-        threadgroup=(threads, 1, 1),
-        output_shapes=[(batch, heads, queries, width)],
-        output_dtypes=[q.dtype],
-    )
-    return found[0]  # type: ignore[no-any-return]
+        threads = THREADS
+        parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
+        blocks = -(-groups * queries * parts // THREADS)
+        which = (backend(), mask is not None, sinks, slopes)
+        template += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks)]
+    options = {
+        "template": template,
+        "grid": (blocks * threads, batch * shared, 1),
+        "threadgroup": (threads, 1, 1),
+        "output_shapes": [(batch, heads, queries, width)],
+        "output_dtypes": [dtype],
+    }
+    return Plan(which, _constants(tuple(sizes), mx.int32), options)
 
 
 @functools.lru_cache(512)

@@ -20,7 +20,7 @@ from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.ir.types import TensorType
-from fuser.kernels import flash_gpu, host, padding
+from fuser.kernels import checked, flash_gpu, host, padding
 from fuser.kernels.admission import HALVES, Call, Mask, backend, cuda, reached
 from fuser.kernels.bands import FAR, Window
 from fuser.kernels.cost import memory, unworthy
@@ -66,13 +66,18 @@ def call_of(form: Form, operands: Sequence[TensorType]) -> Call:
     return Call(operands[0], operands[1], operands[2], kind, form.sinks)
 
 
-def refuses(depth: int, width: int, dtype: mx.Dtype) -> str | None:
-    """Why our kernel cannot compute a call, or None."""
-    if backend() == "metal":
-        return "our kernel for it has never been run on Metal"
-    if max(depth, width) > flash_gpu.WIDEST:
-        return f"our kernel for it has no room for head sizes over {flash_gpu.WIDEST}"
-    return None if dtype in TYPES else f"our kernel for it does not compute in {dtype}"
+def refuses(call: Call, capped: bool = False, slopes: bool = False) -> str | None:
+    """Why our kernel cannot compute a call, or None. On a GPU it is built and tried where that was not done before."""
+    where, widest = backend(), flash_gpu.WIDEST
+    if max(call.heads) > widest:
+        return f"our kernel for it has no room for head sizes over {widest}"
+    if call.dtype not in TYPES:
+        return f"our kernel for it does not compute in {call.dtype}"
+    if where == "cpu":
+        return None
+    mask: checked.Array = call.mask if call.mask in ("boolean", "additive") else "none"
+    failed = checked.failure(call.dtype, call.heads, mask, call.sinks, slopes, capped)
+    return failed and f"our kernel for it {failed}"
 
 
 def kernel_of(graph: Graph, call: Node) -> str:
@@ -107,11 +112,9 @@ def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
     """
     call, where = Call(q, k, v), backend()
     products = call.cells * (q.shape[3] + v.shape[3])
-    if sys.platform == "darwin" or refuses(q.shape[3], v.shape[3], q.dtype) is not None:
+    if sys.platform == "darwin" or (where == "cuda" and (q.dtype != mx.float32 or cuda(call).kernel is not None)):
         return False
-    if where == "cuda" and (q.dtype != mx.float32 or cuda(call).kernel is not None):
-        return False
-    return unworthy(call.cells, products, where, memory()) is None
+    return unworthy(call.cells, products, where, memory()) is None and refuses(call) is None
 
 
 def step(graph: Graph, node: Node) -> Step | None:
@@ -128,7 +131,7 @@ def step(graph: Graph, node: Node) -> Step | None:
         # rows before the first key, which only a causal mask of fewer keys than queries has, see all keys in MLX
         if not takes(q, k, v) or (form.causal and q.shape[2] > k.shape[2]):
             return None
-    if refuses(q.shape[3], v.shape[3], q.dtype) is not None:
+    if refuses(call_of(form, operands), form.softcap > 0, bool(form.slopes)) is not None:
         return None
     # cells of a mask are counted in 32 bits
     if form.mask and q.size // max(q.shape[3], 1) * k.shape[2] >= 1 << 31:

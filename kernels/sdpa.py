@@ -49,11 +49,12 @@ def called(region: Attention) -> Call:
 def _ours(region: Attention, when: When) -> str | None:
     """Why our kernel, which can cap scores, is not called for a region that needs it."""
     call = called(region)
-    depth, width = call.heads
-    reason = own.refuses(depth, width, region.dtype)
+    reason = None
     # on a CPU the cut for it costs no more than the steps that it stands for, however few the scores
-    if reason is None and when == "profitable" and backend() != "cpu":
-        reason = unworthy(call.cells, call.cells * (depth + width), backend(), memory())
+    if when == "profitable" and backend() != "cpu":
+        reason = unworthy(call.cells, call.cells * sum(call.heads), backend(), memory())
+    # what does not pay is not built
+    reason = reason or own.refuses(call, capped=True)
     return reason and f": {reason}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import mlx.core as mx
 import pytest
 
@@ -96,7 +98,7 @@ def test_names_of_chips() -> None:
 
 def test_heads_are_padded_where_that_reaches_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = call(*square(100), width=36)
-    assert padding.padded(odd) is None or admission.backend() == "cuda"
+    assert padding.padded(odd) is None or admission.backend() != "cpu"
     monkeypatch.setattr(admission, "backend", lambda: "cuda")
     larger = padding.padded(odd)
     assert larger is not None and larger.heads == (104, 40)
@@ -106,6 +108,25 @@ def test_heads_are_padded_where_that_reaches_a_kernel(monkeypatch: pytest.Monkey
     found = padding.attend(larger, (q, q, v), scale=0.1, mask="causal", sinks=None)
     wanted = mx.fast.scaled_dot_product_attention(q, q, v, scale=0.1, mask="causal")
     assert found.shape == wanted.shape and mx.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "helps"), [((10, 8), True), ((10, 10), False)])
+def test_heads_are_padded_on_metal_where_that_is_measured_to_help(
+    steps: tuple[int, int], helps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the clock shows before and after a call as it is, and before and after the padded one
+    shown = iter(itertools.accumulate(itertools.chain.from_iterable((0, steps[0], 0, steps[1]) for _ in range(100))))
+    monkeypatch.setattr(admission, "backend", lambda: "metal")
+    monkeypatch.setattr(padding, "clock", lambda: next(shown))
+    padding.faster.cache_clear()
+    for heads, size in (((40, 40), 64), ((100, 100), 128), ((64, 32), 64)):
+        given = call((1, 4, 32, heads[0]), (1, 2, 32, heads[0]), width=heads[1], mask="boolean")
+        larger = padding.padded(given)
+        assert (larger.heads if larger is not None else None) == ((size, size) if helps else None)
+    # those that have a kernel, that MLX leaves unfused as the faster way, that are too large
+    for size in (64, 192, 520):
+        assert padding.padded(call(*square(size))) is None
+    padding.faster.cache_clear()
 
 
 def test_float32_gains_nothing_on_cuda() -> None:

@@ -34,6 +34,7 @@ def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # a threadgroup of two rows or four is as good as one of many
     monkeypatch.setattr(flash_gpu, "THREADS", 8)
     monkeypatch.setattr(flash_mma, "WARPS", 1)
+    flash_gpu.plan.cache_clear()
 
 
 def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dtype, **options: Any) -> None:
