@@ -6,6 +6,7 @@ key i + columns - rows, as it does for the kernel's causal mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,9 @@ class Tilt:
 def window_of(keep: NDArray[np.bool_]) -> Window | None:
     """The window that `keep`, `[rows, columns]`, is; None when it is none."""
     rows, columns = keep.shape
-    some = keep.any(axis=1)
-    if not some.any():
-        return None
-    first, last = keep.argmax(axis=1), columns - 1 - keep[:, ::-1].argmax(axis=1)
-    if (keep.sum(axis=1) != np.where(some, last - first + 1, 0)).any():
+    first, last = _spans(keep)
+    some = last >= first
+    if not some.any() or not _are_spans(keep, first, last):
         return None
     place = np.arange(rows) + columns - rows
     # rows at an edge of the keys do not tell how far they would see
@@ -47,6 +46,25 @@ def window_of(keep: NDArray[np.bool_]) -> Window | None:
     return (a, b) if same.all() else None
 
 
+def _spans(keep: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Where each row begins and where it ends, if it has no hole; an empty row ends before it begins."""
+    first = keep.argmax(axis=1)
+    return first, first + keep.sum(axis=1) - 1
+
+
+def _are_spans(keep: NDArray[np.bool_], first: NDArray[Any], last: NDArray[Any]) -> bool:
+    columns = np.arange(keep.shape[1], dtype=np.int32)
+    first, last = (ends.astype(np.int32)[:, None] for ends in (first, last))
+    return all(
+        np.array_equal((columns >= first[rows]) & (columns <= last[rows]), keep[rows]) for rows in _parts(len(keep))
+    )
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    # arrays of the size of the mask are slow to make
+    return (slice(start, start + ROWS) for start in range(0, rows, ROWS))
+
+
 def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
     """The slopes and the window that `bias`, `[heads, rows, columns]`, minus infinity outside the window, is made of.
 
@@ -55,37 +73,51 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
     """
     seen = bias[0] > -np.inf
     window = window_of(seen)
-    if window is None or not all(np.array_equal(head > -np.inf, seen) for head in bias[1:]):
-        return None
     rows, columns = seen.shape
-    away = np.arange(columns) - (np.arange(rows)[:, None] + columns - rows)
-    widest = int(seen.sum(axis=1).argmax())
-    ends = np.flatnonzero(seen[widest])[[0, -1]]
+    if window is None or not all(
+        np.array_equal(head[part] > -np.inf, seen[part]) for head in bias[1:] for part in _parts(rows)
+    ):
+        return None
+    first, last = _spans(seen)
+    widest = int((last - first).argmax())
+    # the ends may lie equally far on both sides
+    ends, middle = (int(first[widest]), int(last[widest])), widest + columns - rows
     for folded in (False, True):
-        distance = np.abs(away) if folded else away
-        low, high = distance[widest, ends]
-        # the ends may lie equally far on both sides
-        start, stop = ends if low != high else (ends[0], min(max(columns - rows + widest, ends[0]), ends[1]))
-        span = distance[widest, stop] - distance[widest, start]
+        away = [abs(end - middle) if folded else end - middle for end in ends]
+        start, stop = ends if away[0] != away[1] else (ends[0], min(max(middle, ends[0]), ends[1]))
+        span = (abs(stop - middle) if folded else stop - middle) - away[0]
         if not span:
             continue
-        slopes = ((bias[:, widest, stop] - bias[:, widest, start]) / span).astype(np.float32)
-        if all(_fits(head, slope, distance, seen, shifted) for head, slope in zip(bias, slopes, strict=True)):
+        slopes = ((bias[:, widest, stop].astype(np.float64) - bias[:, widest, start]) / span).astype(np.float32)
+        if all(_fits(bias[:, part], slopes, _distance(part, seen.shape, folded), shifted) for part in _parts(rows)):
             return Tilt(slopes, folded, window)
     return None
 
 
-def _fits(
-    bias: NDArray[Any], slope: np.float32, distance: NDArray[Any], seen: NDArray[np.bool_], shifted: bool
-) -> bool:
-    # some rows at a time: arrays of the size of the mask are slow to make
-    parts = [slice(start, start + ROWS) for start in range(0, len(seen), ROWS)]
-    for rows in parts:
-        most = np.abs(bias[rows], where=seen[rows], out=np.zeros(seen[rows].shape)).max(axis=1, keepdims=True)
-        rest = np.subtract(bias[rows], float(slope) * distance[rows], where=seen[rows], out=np.zeros(seen[rows].shape))
+def _distance(part: slice, shape: tuple[int, int], folded: bool) -> NDArray[np.float64]:
+    """How far each key lies ahead of its query."""
+    rows, columns = shape
+    places = np.arange(part.start, min(part.stop, rows)) + columns - rows
+    away = np.arange(columns) - places[:, None].astype(np.float64)
+    return np.abs(away, out=away) if folded else away
+
+
+def _fits(bias: NDArray[Any], slopes: NDArray[np.float32], distance: NDArray[np.float64], shifted: bool) -> bool:
+    seen = bias[0] > -np.inf
+    rows = np.arange(len(seen))
+    first, last = _spans(seen)
+    last = np.maximum(last, first)
+    for head, slope in zip(bias, slopes, strict=True):
+        rest = distance * -float(slope)
+        rest += head
         if shifted:
-            place = seen[rows].argmax(axis=1)[:, None]
-            rest = np.where(seen[rows], rest - np.take_along_axis(rest, place, axis=1), 0)
-        if (np.abs(rest) > 2.0**-23 * most).any():
-            return False
+            with np.errstate(invalid="ignore"):
+                rest -= rest[rows, first][:, None]
+        np.abs(rest, out=rest)
+        # the largest number of a row is that of its ends, as a rule
+        most = np.maximum(np.abs(head[rows, first]), np.abs(head[rows, last])).astype(np.float64)
+        if not (~seen | (rest <= 2.0**-23 * most[:, None])).all():
+            most = np.where(seen, np.abs(head), 0).max(axis=1, keepdims=True).astype(np.float64)
+            if not (~seen | (rest <= 2.0**-23 * most)).all():
+                return False
     return True

@@ -8,6 +8,7 @@ type and head size and keeps it.
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -197,17 +198,24 @@ def source(where: str, mask: bool, sinks: bool, slopes: bool) -> str:
 
 
 @functools.cache
-def kernel(where: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., Any]:
-    """MLX's custom kernel for a choice of arrays."""
-    make: Any = mx.fast.cuda_kernel if where == "cuda" else mx.fast.metal_kernel
+def kernel(
+    where: str, mask: int, sinks: bool, slopes: bool, constants: tuple[tuple[str, int], ...]
+) -> Callable[..., Any]:
+    """MLX's custom kernel for a choice of arrays; `where` is a backend, or "cores" for CUDA's tensor cores."""
+    text = flash_mma.source(mask, sinks, slopes) if where == "cores" else source(where, mask > 0, sinks, slopes)
+    header = {"cores": flash_mma.HEADER, "cuda": CUDA}.get(where, METAL)
+    # as template arguments they would cost every call of it
+    text = "".join(f"    constexpr {type(value).__name__} {name} = {value:d};\n" for name, value in constants) + text
     names = ["in_q", "in_k", "in_v", "sizes", "numbers"]
     names += [name for name, there in (("in_mask", mask), ("in_sinks", sinks), ("in_slopes", slopes)) if there]
+    make: Any = mx.fast.metal_kernel if where == "metal" else mx.fast.cuda_kernel
     made: Callable[..., Any] = make(
-        name=f"fuser_attention_{mask:d}{sinks:d}{slopes:d}",
+        # MLX keeps what it has built by this name, from one process to another
+        name=f"fuser_attention_{hashlib.sha256((header + text).encode()).hexdigest()[:16]}",
         input_names=names,
         output_names=["given"],
-        source=source(where, mask, sinks, slopes),
-        header=CUDA if where == "cuda" else METAL,
+        source=text,
+        header=header,
     )
     return made
 
@@ -242,9 +250,8 @@ def attend(
         (sinks is not None, slopes is not None, folded, softcap > 0, cores),
         (ahead, behind),
     )
-    run = (flash_mma.kernel if cores else kernel)(*known.which)
     given = (q, k, v, known.sizes, _constants((scale, softcap, fill, empty), mx.float32), mask, sinks, slopes)
-    found = run(inputs=[array for array in given if array is not None], **known.options)
+    found = kernel(*known.which)(inputs=[array for array in given if array is not None], **known.options)
     return found[0]  # type: ignore[no-any-return]
 
 
@@ -252,7 +259,7 @@ class Plan(NamedTuple):
     """What is the same in every call of the same sizes and types."""
 
     which: tuple[Any, ...]
-    """Which kernel: the arguments of `kernel`, or of `flash_mma.kernel`."""
+    """The arguments of `kernel`."""
     sizes: mx.array
     options: dict[str, Any]
     """The keywords of its call."""
@@ -277,27 +284,24 @@ def plan(
         kind = 1 if mask[1] == mx.bool_ else 2
     sizes = [groups, queries, keys, shared, *steps, *(min(limit, FAR) for limit in window), int(folded)]
     widest = max(depth, width)
-    template = [("T", dtype), ("D", depth), ("DV", width), ("HAS_SLOPES", slopes), ("HAS_CAP", capped)]
-    which: tuple[Any, ...]
+    constants: list[tuple[str, int]] = [("D", depth), ("DV", width), ("HAS_SLOPES", slopes), ("HAS_CAP", capped)]
     if cores:
-        threads = 32 * flash_mma.WARPS
-        blocks = -(-groups * queries // (16 * flash_mma.WARPS))
-        which = (kind, sinks, slopes)
-        template += [("WARPS", flash_mma.WARPS), ("BRAIN", dtype == mx.bfloat16)]
+        where, rows, threads = "cores", 16 * flash_mma.WARPS, 32 * flash_mma.WARPS
+        constants += [("WARPS", flash_mma.WARPS), ("TILE", flash_mma.tile(depth, width))]
+        constants += [("BRAIN", dtype == mx.bfloat16)]
     else:
-        threads = THREADS
         parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
-        blocks = -(-groups * queries * parts // THREADS)
-        which = (backend(), mask is not None, sinks, slopes)
-        template += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks)]
+        where, rows, threads = backend(), THREADS // parts, THREADS
+        constants += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks)]
+    blocks = -(-groups * queries // rows)
     options = {
-        "template": template,
+        "template": [("T", dtype)],
         "grid": (blocks * threads, batch * shared, 1),
         "threadgroup": (threads, 1, 1),
         "output_shapes": [(batch, heads, queries, width)],
         "output_dtypes": [dtype],
     }
-    return Plan(which, _constants(tuple(sizes), mx.int32), options)
+    return Plan((where, kind, sinks, slopes, tuple(constants)), _constants(tuple(sizes), mx.int32), options)
 
 
 @functools.lru_cache(512)

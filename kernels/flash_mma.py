@@ -1,17 +1,15 @@
 """Our attention kernel for half types on CUDA's tensor cores: what `flash_gpu` computes, in products of 16 x 8 x 16.
 
-A warp owns 16 rows of queries and goes over the keys 16 at a time, with a running maximum and sum for each row. Its
-lanes hold the products as `mma.sync` gives them: lane l has rows l / 4 and l / 4 + 8, and of each eight columns two,
-from 2 (l % 4) on. Weights are rounded to the half type for the product with the values; sums stay float32.
+A block of warps owns as many times 16 rows of queries, which stay in registers. It goes over the keys a tile at a time,
+with a running maximum and sum for each row: the tile's keys, then its values, are fetched into shared memory while the
+other of the two is worked on. The lanes hold the products as `mma.sync` gives them: lane l has rows l / 4 and
+l / 4 + 8, and of each eight columns two, from 2 (l % 4) on. Weights are rounded to the half type for the product with
+the values; sums stay float32.
+
+Source: Dao, FlashAttention-2 (arXiv:2307.08691), for the order of work; the PTX manual for `ldmatrix` and `mma`.
 """
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import mlx.core as mx
 
 WARPS = 4
 
@@ -21,10 +19,14 @@ HEADER = r"""
 #endif
 #define LONG (long long)
 #define UNROLL _Pragma("unroll")
+#define LOG2E 1.4426950408889634f
 
 template <typename T>
 struct alignas(2 * sizeof(T)) Two {
     T at[2];
+};
+struct alignas(16) Sixteen {
+    unsigned at[4];
 };
 
 template <typename T>
@@ -34,8 +36,8 @@ __device__ inline unsigned packed(T first, T second) {
     return *reinterpret_cast<const unsigned *>(&two);
 }
 
-// c += a b, where a is 16 x 16 by rows and b 16 x 8 by columns
 #ifndef SIMULATED
+// c += a b, where a is 16 x 16 by rows and b 16 x 8 by columns
 #define MULTIPLY(TYPE)                                                                                         \
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 "                                \
                  "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                       \
@@ -48,6 +50,23 @@ __device__ inline void multiply(float *c, const unsigned *a, const unsigned *b) 
     else
         MULTIPLY("f16");
 }
+// four matrices of 8 x 8 from shared memory; lane l says where row l % 8 of matrix l / 8 is
+#define FOUR(TURNED)                                                                                           \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" TURNED ".shared.b16 {%0,%1,%2,%3}, [%4];"                     \
+                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])                                              \
+                 : "r"(unsigned(__cvta_generic_to_shared(row)))                                                \
+                 : "memory")
+__device__ inline void four(unsigned *b, const void *row) { FOUR(""); }
+__device__ inline void four_turned(unsigned *b, const void *row) { FOUR(".trans"); }
+// sixteen bytes into shared memory, zeros where there are none; it goes on while others work
+__device__ inline void fetch(void *to, const void *from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
+                 "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+}
+#define FETCHED asm volatile("cp.async.wait_all;" ::: "memory")
+#define POWER_OF_2(x) exp2f(x)
+#define DIVIDED(x, y) __fdividef(x, y)
 #endif
 
 // two neighbours of a row, zeros beyond its end
@@ -56,6 +75,25 @@ __device__ inline unsigned pair(const T *row, int first, bool aligned) {
     if (SIZE % 2 == 0 && aligned)
         return first < SIZE ? *reinterpret_cast<const unsigned *>(row + first) : 0u;
     return packed<T>(first < SIZE ? row[first] : T(0.0f), first + 1 < SIZE ? row[first + 1] : T(0.0f));
+}
+
+// the rows of a tile into shared memory, where each takes STRIDE numbers, the last eight of them unused: so that eight
+// rows lie in different banks
+template <typename T, int SIZE, int STRIDE, int TILE, int THREADS>
+__device__ inline void stage(T *room, const T *from, int tile, int keys, bool aligned) {
+    constexpr int PIECES = STRIDE / 8 - 1;
+    for (int n = int(threadIdx.x); n < TILE * PIECES; n += THREADS) {
+        const int key = n / PIECES, at = n % PIECES * 8;
+        const bool there = tile + key < keys && at < SIZE;
+        const T *source = from + (there ? LONG(tile + key) * SIZE + at : 0);
+        T *to = room + key * STRIDE + at;
+        if (SIZE % 8 == 0 && aligned)
+            fetch(to, source, there);
+        else
+            UNROLL
+            for (int e = 0; e < 8; e++)
+                to[e] = there && at + e < SIZE ? source[e] : T(0.0f);
+    }
 }
 
 // over the four lanes that share a row
@@ -71,28 +109,35 @@ __device__ inline float row_most(float x) {
 """
 
 BODY = r"""
-    constexpr int STEPS = (D + 15) / 16, BLOCKS = (DV + 7) / 8;
+    constexpr int STEPS = (D + 15) / 16, PARTS = (DV + 15) / 16;
+    constexpr int K_STRIDE = STEPS * 16 + 8, V_STRIDE = PARTS * 16 + 8, THREADS = 32 * WARPS;
+    __shared__ Sixteen room[TILE * (K_STRIDE + V_STRIDE) / 8];
+    T *const near_k = reinterpret_cast<T *>(room);
+    T *const near_v = near_k + TILE * K_STRIDE;
     const int groups = sizes[0], queries = sizes[1], keys = sizes[2], shared_heads = sizes[3];
     const int ahead = sizes[9], behind = sizes[10];
     const float scale = numbers[0], cap = numbers[1];
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, group = int(blockIdx.y);
     const int rows = groups * queries, offset = keys - queries;
-    const int first = (int(blockIdx.x) * WARPS + warp) * 16;
-    if (first >= rows)
-        return;
+    // the last rows see most under a causal mask: they begin first
+    const int blocks = (rows + 16 * WARPS - 1) / (16 * WARPS);
+    const int block = (blocks - 1 - int(blockIdx.x)) * 16 * WARPS, first = block + warp * 16;
     const T *q = in_q + LONG(group) * groups * queries * D;
     const T *k = in_k + LONG(group) * keys * D;
     const T *v = in_v + LONG(group) * keys * DV;
     T *out = given + LONG(group) * groups * queries * DV;
     const int from = group % shared_heads * groups;
-    const bool aligned = (reinterpret_cast<size_t>(q) | reinterpret_cast<size_t>(k)) % 4 == 0;
+    const bool aligned = (reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0;
     (void)from, (void)cap;
-    const int last = (first + 16 < rows ? first + 16 : rows) - 1;
-    const bool one = first / queries == last / queries;
-    int start = (one ? first % queries : 0) + offset - behind;
-    start = start < 0 ? 0 : start - start % 16;
-    int stop = (one ? last % queries : queries - 1) + offset + ahead + 1;
+    const int last = (block + 16 * WARPS < rows ? block + 16 * WARPS : rows) - 1;
+    const bool one = block / queries == last / queries;
+    const int low = (one ? block % queries : 0) + offset, high = (one ? last % queries : queries - 1) + offset;
+    int start = low - behind;
+    start = start < 0 ? 0 : start - start % TILE;
+    int stop = high + ahead + 1;
     stop = stop < keys ? stop : keys;
+    if (start < stop)
+        stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, start, keys, aligned);
 
     int safe[2], reach[2], head[2], cell[2];
     float most[2], total[2] = {0.0f, 0.0f}, slope[2] = {0.0f, 0.0f};
@@ -107,123 +152,142 @@ BODY = r"""
         SINKS
         SLOPES
     }
-    (void)cell;
+    (void)cell, (void)slope, (void)head;
     const int column = lane % 4 * 2;
-    float sum[BLOCKS][4];
+    const bool even = reinterpret_cast<size_t>(q) % 4 == 0;
+    unsigned query[STEPS][4];
     UNROLL
-    for (int n = 0; n < BLOCKS; n++)
+    for (int step = 0; step < STEPS; step++)
+        UNROLL
+        for (int e = 0; e < 4; e++)
+            query[step][e] = pair<T, D>(q + LONG(safe[e % 2]) * D, step * 16 + column + e / 2 * 8, even);
+    float sum[2 * PARTS][4];
+    UNROLL
+    for (int n = 0; n < 2 * PARTS; n++)
         UNROLL
         for (int e = 0; e < 4; e++)
             sum[n][e] = 0.0f;
+    // where this lane's row of four matrices is, of keys and of values
+    const T *const key_row = near_k + (lane / 16 * 8 + lane % 8) * K_STRIDE + lane / 8 % 2 * 8;
+    const T *const value_row = near_v + (lane / 8 % 2 * 8 + lane % 8) * V_STRIDE + lane / 16 * 8;
 
-    for (int tile = start; tile < stop; tile += 16) {
-        float score[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
-        // not unrolled wholly: the queries of wide heads would be kept in registers that there are not
-        _Pragma("unroll 4")
-        for (int step = 0; step < STEPS; step++) {
-            const int at = step * 16 + column;
-            unsigned a[4], b[2];
+    for (int tile = start; tile < stop; tile += TILE) {
+        // the keys are there, and nobody needs the values of the tile before
+        FETCHED;
+        __syncthreads();
+        stage<T, DV, V_STRIDE, TILE, THREADS>(near_v, v, tile, keys, aligned);
+        float score[TILE / 8][4];
+        UNROLL
+        for (int n = 0; n < TILE / 8; n++)
             UNROLL
             for (int e = 0; e < 4; e++)
-                a[e] = pair<T, D>(q + LONG(safe[e % 2]) * D, at + e / 2 * 8, aligned);
-            UNROLL
-            for (int half = 0; half < 2; half++) {
-                const int key = tile + half * 8 + lane / 4;
-                const T *line = k + LONG(key < keys ? key : keys - 1) * D;
-                b[0] = pair<T, D>(line, at, aligned), b[1] = pair<T, D>(line, at + 8, aligned);
-                multiply<BRAIN>(score[half], a, b);
-            }
-        }
-        float top[2] = {most[0], most[1]}, fade[2], weights[2] = {0.0f, 0.0f};
+                score[n][e] = 0.0f;
         UNROLL
-        for (int e = 0; e < 8; e++) {
-            const int r = e / 2 % 2, key = tile + e / 4 * 8 + column + e % 2;
-            float x = score[e / 4][e % 4] * scale;
-            if (HAS_CAP)
-                x = tanhf(x * (1.0f / cap)) * cap;
-            const int away = key - reach[r];
-            if (HAS_SLOPES)
-                x += slope[r] * float(sizes[11] != 0 && away < 0 ? -away : away);
-            MASKED
-            const bool seen = away <= ahead && away >= -behind && key < keys;
-            x = seen ? x : -INFINITY;
-            score[e / 4][e % 4] = x;
-            top[r] = x > top[r] ? x : top[r];
-        }
+        for (int step = 0; step < STEPS; step++)
+            UNROLL
+            for (int n = 0; n < TILE / 16; n++) {
+                unsigned b[4];
+                four(b, key_row + n * 16 * K_STRIDE + step * 16);
+                multiply<BRAIN>(score[2 * n], query[step], b);
+                multiply<BRAIN>(score[2 * n + 1], query[step], b + 2);
+            }
+        // the values are there, and nobody needs these keys
+        FETCHED;
+        __syncthreads();
+        if (tile + TILE < stop)
+            stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, tile + TILE, keys, aligned);
+        const bool edge = tile + TILE > low + ahead + 1 || tile < high - behind || tile + TILE > keys;
+        float top[2] = {most[0], most[1]}, fade[2];
+        UNROLL
+        for (int n = 0; n < TILE / 8; n++)
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                const int r = e / 2, key = tile + n * 8 + column + e % 2;
+                float x = score[n][e] * scale;
+                if (HAS_CAP)
+                    x = cap - DIVIDED(2.0f * cap, 1.0f + POWER_OF_2(x * (2.0f * LOG2E / cap)));
+                const int away = key - reach[r];
+                (void)away;
+                if (HAS_SLOPES)
+                    x += slope[r] * float(sizes[11] != 0 && away < 0 ? -away : away);
+                MASKED
+                if (edge && !(away <= ahead && away >= -behind && key < keys))
+                    x = -INFINITY;
+                score[n][e] = x;
+                top[r] = x > top[r] ? x : top[r];
+            }
         UNROLL
         for (int r = 0; r < 2; r++) {
             top[r] = row_most(top[r]);
-            fade[r] = expf(most[r] - top[r]);
+            fade[r] = POWER_OF_2((most[r] - top[r]) * LOG2E);
             most[r] = top[r];
+            total[r] *= fade[r];
         }
         UNROLL
-        for (int e = 0; e < 8; e++) {
-            const int r = e / 2 % 2;
-            score[e / 4][e % 4] = expf(score[e / 4][e % 4] - top[r]);
-            weights[r] += score[e / 4][e % 4];
-        }
+        for (int n = 0; n < TILE / 8; n++)
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                score[n][e] = POWER_OF_2((score[n][e] - top[e / 2]) * LOG2E);
+                // a lane's own keys: the lanes of a row are added up at the end
+                total[e / 2] += score[n][e];
+            }
         UNROLL
-        for (int r = 0; r < 2; r++)
-            total[r] = total[r] * fade[r] + row_sum(weights[r]);
-        unsigned a[4];
-        UNROLL
-        for (int e = 0; e < 4; e++)
-            a[e] = packed<T>(T(score[e / 2][e % 2 * 2]), T(score[e / 2][e % 2 * 2 + 1]));
-        const T *line[4];
-        UNROLL
-        for (int e = 0; e < 4; e++) {
-            const int key = tile + column + e / 2 * 8 + e % 2;
-            line[e] = v + LONG(key < keys ? key : keys - 1) * DV;
-        }
-        UNROLL
-        for (int n = 0; n < BLOCKS; n++) {
-            const int at = n * 8 + lane / 4;
-            const bool there = DV % 8 == 0 || at < DV;
-            unsigned b[2];
-            b[0] = there ? packed<T>(line[0][at], line[1][at]) : 0u;
-            b[1] = there ? packed<T>(line[2][at], line[3][at]) : 0u;
+        for (int n = 0; n < 2 * PARTS; n++)
             UNROLL
             for (int e = 0; e < 4; e++)
                 sum[n][e] *= fade[e / 2];
-            multiply<BRAIN>(sum[n], a, b);
+        UNROLL
+        for (int some = 0; some < TILE / 16; some++) {
+            unsigned a[4];
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                const float *two = score[2 * some + e / 2] + e % 2 * 2;
+                a[e] = packed<T>(T(two[0]), T(two[1]));
+            }
+            UNROLL
+            for (int n = 0; n < PARTS; n++) {
+                unsigned b[4];
+                four_turned(b, value_row + some * 16 * V_STRIDE + n * 16);
+                multiply<BRAIN>(sum[2 * n], a, b);
+                multiply<BRAIN>(sum[2 * n + 1], a, b + 2);
+            }
         }
     }
     UNROLL
     for (int r = 0; r < 2; r++) {
+        total[r] = row_sum(total[r]);
         const float share = total[r] > 0.0f ? 1.0f / total[r] : total[r] + numbers[3];
         if (first + lane / 4 + 8 * r < rows)
             UNROLL
-            for (int n = 0; n < BLOCKS; n++)
-                UNROLL
-                for (int e = 0; e < 2; e++)
-                    if (n * 8 + column + e < DV)
-                        out[LONG(safe[r]) * DV + n * 8 + column + e] = T(sum[n][2 * r + e] * share);
+            for (int n = 0; n < 2 * PARTS; n++) {
+                T *const to = out + LONG(safe[r]) * DV + n * 8 + column;
+                const T two[2] = {T(sum[n][2 * r] * share), T(sum[n][2 * r + 1] * share)};
+                if (DV % 2 == 0) {
+                    if (n * 8 + column < DV)
+                        *reinterpret_cast<unsigned *>(to) = packed<T>(two[0], two[1]);
+                } else
+                    UNROLL
+                    for (int e = 0; e < 2; e++)
+                        if (n * 8 + column + e < DV)
+                            to[e] = two[e];
+            }
     }
 """
 KEEPS = "x = in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]] ? x : numbers[2];"
 ADDS = "x += float(in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]]);"
+# a row's four lanes are added up: the sink counts in one of them
+SINKS = "most[r] = float(in_sinks[from + head[r]]), total[r] = lane % 4 == 0 ? 1.0f : 0.0f;"
 
 
 def source(mask: int, sinks: bool, slopes: bool) -> str:
     """The text of the kernel's function; `mask` is 0 for none, 1 for a boolean one, 2 for an additive one."""
     corner = "const long long corner = LONG(group / shared_heads) * sizes[4] + LONG(group % shared_heads) * sizes[5];\n"
-    text = BODY.replace("SINKS", "most[r] = float(in_sinks[from + head[r]]), total[r] = 1.0f;" if sinks else "", 1)
+    text = BODY.replace("        SINKS", f"        {SINKS}" if sinks else "", 1)
     text = text.replace("        SLOPES", "        slope[r] = float(in_slopes[from + head[r]]);" if slopes else "", 1)
     text = text.replace("MASKED", ("", KEEPS, ADDS)[mask], 1)
-    return text.replace("    int safe[2]", f"    {corner if mask else ''}    int safe[2]", 1)
+    return text.replace("    int safe[2]", f"{f'    {corner}' if mask else ''}    int safe[2]", 1)
 
 
-@functools.cache
-def kernel(mask: int, sinks: bool, slopes: bool) -> Callable[..., Any]:
-    """MLX's custom kernel for a choice of arrays."""
-    names = ["in_q", "in_k", "in_v", "sizes", "numbers"]
-    names += [name for name, there in (("in_mask", mask), ("in_sinks", sinks), ("in_slopes", slopes)) if there]
-    make: Any = mx.fast.cuda_kernel
-    made: Callable[..., Any] = make(
-        name=f"fuser_attention_mma_{mask}{sinks:d}{slopes:d}",
-        input_names=names,
-        output_names=["given"],
-        source=source(mask, sinks, slopes),
-        header=HEADER,
-    )
-    return made
+def tile(depth: int, width: int) -> int:
+    """How many keys are worked on at once: what shared memory and registers have room for."""
+    return 64 if max(depth, width) <= 128 else 32

@@ -22,6 +22,7 @@ FIBERS = r"""
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
 #include <vector>
@@ -77,7 +78,9 @@ static float simd_shuffle_xor(float x, ushort step) { return exchanged(x, step);
 #define __device__
 #define threadIdx worker_at
 #define blockIdx group_at
+#define __shared__ static
 static float __shfl_xor_sync(unsigned, float x, int step) { return exchanged(x, step); }
+static inline void __syncthreads() { exchanged(0, 0); }
 """,
 }
 # one warp's product of 16 x 16 and 16 x 8 halves, over its lanes as the figures of m16n8k16 in the PTX manual have it
@@ -95,14 +98,39 @@ static void multiply(float *c, const unsigned *a, const unsigned *b) {
     const int me = here;
     std::memcpy(parts[me], a, 16), std::memcpy(parts[me] + 4, b, 8);
     exchanged(0, 0);
+    const int warp = me / 32 * 32;
     for (int e = 0; e < 4; e++) {
-        const int row = me / 4 + e / 2 * 8, column = me % 4 * 2 + e % 2;
+        const int row = me % 32 / 4 + e / 2 * 8, column = me % 4 * 2 + e % 2;
         for (int k = 0; k < 16; k++)
-            c[e] += half_at(parts[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2)
-                * half_at(parts[column * 4 + k % 8 / 2][4 + k / 8], k % 2);
+            c[e] += half_at(parts[warp + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2)
+                * half_at(parts[warp + column * 4 + k % 8 / 2][4 + k / 8], k % 2);
     }
     exchanged(0, 0);
 }
+// the figures of ldmatrix there
+static const uint16_t *given_rows[MOST];
+static void loaded(unsigned *b, const void *row, bool turned) {
+    const int me = here, warp = me / 32 * 32, lane = me % 32;
+    given_rows[me] = (const uint16_t *)row;
+    exchanged(0, 0);
+    for (int m = 0; m < 4; m++) {
+        const uint16_t *const *at = given_rows + warp + m * 8;
+        const unsigned low = turned ? at[lane % 4 * 2][lane / 4] : at[lane / 4][lane % 4 * 2];
+        const unsigned high = turned ? at[lane % 4 * 2 + 1][lane / 4] : at[lane / 4][lane % 4 * 2 + 1];
+        b[m] = low | high << 16;
+    }
+    exchanged(0, 0);
+}
+static void four(unsigned *b, const void *row) { loaded(b, row, false); }
+static void four_turned(unsigned *b, const void *row) { loaded(b, row, true); }
+static void fetch(void *to, const void *from, bool there) {
+    if ((size_t)to % 16 || (size_t)from % 16)
+        std::abort();
+    there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16);
+}
+#define FETCHED
+#define POWER_OF_2(x) std::exp2(x)
+#define DIVIDED(x, y) ((x) / (y))
 """
 HEADERS = {
     "metal": flash_gpu.METAL.replace("#include <metal_stdlib>", ""),
@@ -121,21 +149,21 @@ def has_halves(compiler: str) -> bool:
     return subprocess.run(command, input=b"_Float16 x;", capture_output=True, check=False).returncode == 0
 
 
-def cores(folder: Path) -> Callable[..., Callable[..., Any]]:
-    """What can stand for `flash_mma.kernel`."""
-    return lambda mask, sinks, slopes: _launcher("cores", (mask, sinks, slopes), folder)
+Constants = tuple[tuple[str, int], ...]
 
 
 def kernel(where: str, folder: Path) -> Callable[..., Callable[..., Any]]:
     """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`."""
 
-    def made(_: str, mask: bool, sinks: bool, slopes: bool) -> Callable[..., Any]:
-        return _launcher(where, (mask, sinks, slopes), folder)
+    def made(_: str, mask: int, sinks: bool, slopes: bool, constants: Constants) -> Callable[..., Any]:
+        return _launcher(where, (mask, sinks, slopes), dict(constants), folder)
 
     return made
 
 
-def _launcher(where: str, given: tuple[int, bool, bool], folder: Path) -> Callable[..., list[mx.array]]:
+def _launcher(
+    where: str, given: tuple[int, bool, bool], constants: dict[str, Any], folder: Path
+) -> Callable[..., list[mx.array]]:
     def run(
         inputs: Sequence[mx.array],
         template: Sequence[tuple[str, Any]],
@@ -146,8 +174,7 @@ def _launcher(where: str, given: tuple[int, bool, bool], folder: Path) -> Callab
     ) -> list[mx.array]:
         arrays = [np.array(each) for each in inputs]
         out = np.full(output_shapes[0], np.nan, arrays[0].dtype)
-        kind = 1 if arrays[-1 - given[1] - given[2]].dtype == np.bool_ else 2
-        library = ctypes.CDLL(str(built(where, given, kind, dict(template), folder)))
+        library = ctypes.CDLL(str(built(where, given, constants | dict(template), folder)))
         pointers = (ctypes.c_void_p * (len(arrays) + 1))(*(each.ctypes.data for each in (*arrays, out)))
         library.run(pointers, grid[0] // threadgroup[0], grid[1], threadgroup[0])
         return [mx.array(out)]
@@ -155,9 +182,9 @@ def _launcher(where: str, given: tuple[int, bool, bool], folder: Path) -> Callab
     return run
 
 
-def built(where: str, given: tuple[int, bool, bool], kind: int, template: dict[str, Any], folder: Path) -> Path:
+def built(where: str, given: tuple[int, bool, bool], template: dict[str, Any], folder: Path) -> Path:
     """The shared library for a choice of arrays and template arguments."""
-    text = source(where, given, kind, template)
+    text = source(where, given, template)
     path = folder / f"{where}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         code, found = path.with_suffix(".cpp"), host.compiler()
@@ -169,11 +196,11 @@ def built(where: str, given: tuple[int, bool, bool], kind: int, template: dict[s
     return path
 
 
-def source(where: str, given: tuple[int, bool, bool], kind: int, template: dict[str, Any]) -> str:
-    """The kernel as MLX puts it together (template arguments as constants), and what runs it over a grid."""
+def source(where: str, given: tuple[int, bool, bool], template: dict[str, Any]) -> str:
+    """The kernel as MLX puts it together and what runs it over a grid."""
     body = flash_mma.source(*given) if where == "cores" else flash_gpu.source(where, bool(given[0]), *given[1:])
     half = NAMES[template["T"]]
-    types = {"in_mask": "uint8_t" if kind == 1 else "float"}
+    types = {"in_mask": "uint8_t" if given[0] == 1 else "float"}
     rest = [name for name, there in zip(ARRAYS, given, strict=True) if there]
     parameters = [(half, "in_q"), (half, "in_k"), (half, "in_v"), ("int", "sizes"), ("float", "numbers")]
     parameters += [(types.get(name, "float"), name) for name in rest]

@@ -13,7 +13,7 @@ import pytest
 from fuser.kernels import flash_gpu, flash_mma, host
 from fuser.kernels.admission import backend
 from tests.kernels_reference import reference
-from tests.kernels_simulated import cores, has_halves, kernel
+from tests.kernels_simulated import has_halves, kernel
 
 RNG = np.random.default_rng(11)
 COMPILER = host.compiler()
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # a threadgroup of two rows or four is as good as one of many
     monkeypatch.setattr(flash_gpu, "THREADS", 8)
-    monkeypatch.setattr(flash_mma, "WARPS", 1)
+    monkeypatch.setattr(flash_mma, "WARPS", 2)
     flash_gpu.plan.cache_clear()
 
 
@@ -43,9 +43,9 @@ def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dty
         name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash_gpu, "kernel", kernel(where, folder))
-        patch.setattr(flash_mma, "kernel", cores(folder))
-        given["cores"] = where == "cores"
+        if where != "real":
+            patch.setattr(flash_gpu, "kernel", kernel(where, folder))
+        given["cores"] = where in ("cores", "real")
         found = np.array(flash_gpu.attend(arrays[0], arrays[1], arrays[2], scale=0.2, **given).astype(mx.float32))
     empty = options.pop("empty", 0.0)
     wanted = reference(*(np.array(array.astype(mx.float32)) for array in arrays), scale=0.2, **options)
@@ -87,29 +87,31 @@ def test_half_types_and_hidden_keys(where: str, folder: Path) -> None:
     check(where, folder, shapes, mx.float16, mask=keep, empty=np.nan)
 
 
-def check_tensor_cores(folder: Path, dtype: mx.Dtype) -> None:
-    shapes: list[tuple[int, ...]] = [(1, 4, 11, 48), (1, 2, 41, 48), (1, 2, 41, 40)]
-    check("cores", folder, shapes, dtype)
-    check("cores", folder, shapes, dtype, ahead=0)
-    check("cores", folder, shapes, dtype, ahead=2, behind=20)
-    keep = RNG.random((1, 4, 11, 41)) > 0.4
+def check_tensor_cores(where: str, folder: Path, dtype: mx.Dtype) -> None:
+    # more rows than a block has, and more keys than a tile
+    shapes: list[tuple[int, ...]] = [(1, 4, 23, 48), (1, 2, 141, 48), (1, 2, 141, 40)]
+    check(where, folder, shapes, dtype)
+    check(where, folder, shapes, dtype, ahead=0)
+    check(where, folder, shapes, dtype, ahead=2, behind=20)
+    keep = RNG.random((1, 4, 23, 141)) > 0.4
     keep[0, 1, 2] = False
-    check("cores", folder, shapes, dtype, mask=keep, empty=np.nan)
+    check(where, folder, shapes, dtype, mask=keep, empty=np.nan)
     more: dict[str, Any] = {"sinks": normal(4), "slopes": -0.1 * np.arange(1, 5, dtype=np.float32), "softcap": 5.0}
-    odd: list[tuple[int, ...]] = [(2, 4, 7, 37), (2, 2, 19, 37), (2, 2, 19, 43)]
-    check("cores", folder, odd, dtype, mask=normal(2, 1, 7, 19), ahead=1, behind=9, **more)
-    check("cores", folder, odd, dtype, mask=normal(4, 1, 19), folded=True, **more)
+    odd: list[tuple[int, ...]] = [(2, 4, 7, 37), (2, 2, 83, 37), (2, 2, 83, 43)]
+    check(where, folder, odd, dtype, mask=normal(2, 1, 7, 83), ahead=1, behind=9, **more)
+    check(where, folder, odd, dtype, mask=normal(4, 1, 83), folded=True, **more)
+    wide: list[tuple[int, ...]] = [(1, 1, 5, 200), (1, 1, 70, 200), (1, 1, 70, 256)]
+    check(where, folder, wide, dtype, ahead=0)
 
 
 def test_tensor_cores(folder: Path) -> None:
     if COMPILER is None or not has_halves(COMPILER):
         pytest.skip("the compiler has no float16")
-    check_tensor_cores(folder, mx.float16)
+    check_tensor_cores("cores", folder, mx.float16)
 
 
 @pytest.mark.skipif(backend() != "cuda", reason="there is no GPU with tensor cores")
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flash_mma, "WARPS", 4)
-    monkeypatch.setattr(sys.modules[__name__], "cores", lambda _: flash_mma.kernel)
-    check_tensor_cores(folder, dtype)
+    check_tensor_cores("real", folder, dtype)
