@@ -13,7 +13,7 @@ class Recipe:
     """One model, how it is fed, and how many attentions one run of it executes."""
 
     name: str
-    model: str  # a class of transformers, or `diffusers.Class`
+    model: str  # a class of transformers, of one of its modules, or `diffusers.Class`
     truth: int  # counted by hand in the architecture's source
     family: str
     inputs: dict[str, str]  # name -> "kind size size ..."; a size is a number, a dimension's name or their sum
@@ -25,6 +25,7 @@ class Recipe:
     fixed: dict[str, Any] = field(default_factory=dict)  # more arguments of the call
     attns: tuple[str, ...] = ("eager", "sdpa")
     half: bool = False  # weights and inputs in float16
+    shrunk: bool = False  # the options go over the default configuration, made small by `export_tiny.py`
     finite: bool = False  # masks are added as float32's smallest number, also to scaled_dot_product_attention
 
 

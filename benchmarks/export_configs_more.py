@@ -54,7 +54,7 @@ NEWER = (
         {
             "pixel_values": "float batch 16 192",
             "pixel_attention_mask": "mask batch 16",
-            "spatial_shapes": "four batch 2",
+            "spatial_shapes": "=4 batch 2",
         },
         "last_hidden_state pooler_output",
         (("rightpad", {"batch": 2}), ("full", {"batch": 1})),

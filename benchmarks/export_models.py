@@ -41,20 +41,28 @@ import torch
 import transformers
 from export_configs import Recipe, unmasked
 from export_configs_mixed import HALF as HALVED
+from export_tiny import tiny
+from torch.onnx._internal.exporter._capture_strategies import CaptureStrategy, Result
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-TABLES = ("", "_decoders", "_media", "_mixed", "_more")
+TABLES = ("", "_decoders", "_media", "_mixed", "_more", "_rest", "_parts")
 SINGLE: list[Recipe] = [r for t in TABLES for r in importlib.import_module(f"export_configs{t}").RECIPES]
 # ONNX Runtime adds in float32, where float16's smallest number swallows no score
 HALF = [replace(unmasked(r), name=f"{r.name}_fp16", half=True) for r in SINGLE if r.name in HALVED.split()]
 RECIPES = (*SINGLE, *HALF)
-EXPORTERS = {"ts14": 14, "ts17": 17, "dyn18": 18, "dyn20": 20, "dyn23": 23}
+EXPORTERS = {"ts14": 14, "ts17": 17, "ts18": 18, "ts20": 20, "dyn18": 18, "dyn20": 20, "dyn23": 23}
 Arrays = dict[str, np.ndarray]
+capture = CaptureStrategy.__call__
+CAPTURED: dict[str, Result] = {}  # of one architecture and attention
 
 
 class Unsupported(Exception):
     """The architecture does not have what was asked for; not a failure of the exporter."""
+
+
+class Late(BaseException):
+    """An export takes too long; no `Exception`, which the exporters would take for a failure of one of their ways."""
 
 
 # --- the model ---
@@ -65,7 +73,7 @@ def build(recipe: Recipe, attn: str) -> torch.nn.Module:
     torch.manual_seed(0)
     library, _, name = recipe.model.rpartition(".")
     cls = getattr(importlib.import_module(library or "transformers"), name)
-    if library:
+    if library == "diffusers":
         model = cls(**recipe.options)
         if attn == "eager":
             attention = importlib.import_module("diffusers.models.attention_processor")
@@ -74,9 +82,10 @@ def build(recipe: Recipe, attn: str) -> torch.nn.Module:
                     module.set_processor(attention.AttnProcessor())
     else:
         try:
-            config = cls.config_class(**recipe.options)
+            options = tiny(cls.config_class(), recipe.options) if recipe.shrunk else recipe.options
+            config = cls.config_class(**options)
             # the default for mixtures of experts has no counterpart in TorchScript
-            experts = {"experts_implementation": "batched_mm"} if "num_experts" in recipe.options else {}
+            experts = {"experts_implementation": "batched_mm"} if "experts" in " ".join(options) else {}
             backbone = getattr(config, "backbone_config", None) is not None  # convolutions, without attention
             chosen = {"": attn, "backbone_config": "eager"} if backbone else attn
             model = cls._from_config(config, attn_implementation=chosen, **experts)
@@ -175,8 +184,8 @@ def feed(recipe: Recipe, label: str, dims: dict[str, int], seed: int) -> Arrays:
             made[name] = np.zeros(shape, np.int64)
         elif kind == "ones":
             made[name] = np.ones(shape, np.int64)
-        elif kind == "four":
-            made[name] = np.full(shape, 4)
+        elif kind.startswith("="):
+            made[name] = np.broadcast_to(np.array(kind[1:].split(","), np.int64), shape).copy()
         elif kind == "true":
             made[name] = np.ones(shape, bool)
         elif kind == "arange":
@@ -212,6 +221,7 @@ def export(recipe: Recipe, model: torch.nn.Module, exporter: str, path: Path) ->
         torch.onnx.export(wrapper, args, str(path), dynamo=False, dynamic_axes=named, **common)
         return ""
     common |= {"dynamo": True, "external_data": False, "verbose": False}
+    CaptureStrategy.__call__ = once
     named_shapes = (tuple(named.values()),)
     free = torch.export.Dim.AUTO
     auto_shapes = (tuple(dict.fromkeys(found, free) for found in named.values()),)
@@ -221,6 +231,14 @@ def export(recipe: Recipe, model: torch.nn.Module, exporter: str, path: Path) ->
     except Exception:
         torch.onnx.export(wrapper, args, str(path), dynamic_shapes=auto_shapes, **common)
         return "axes found by the exporter"
+
+
+def once(strategy: CaptureStrategy, model: torch.nn.Module, *given: Any, dynamic_shapes: Any) -> Result:
+    """What torch.export captures is the same for every opset, and takes a good part of the time."""
+    key = f"{type(strategy).__name__} {dynamic_shapes}"
+    if key not in CAPTURED:
+        CAPTURED[key] = capture(strategy, model, *given, dynamic_shapes=dynamic_shapes)
+    return CAPTURED[key]
 
 
 def clean(path: Path) -> int:
@@ -331,10 +349,10 @@ def silent() -> Iterator[None]:
 
 
 def limited(seconds: int, work: Callable[[], str]) -> str:
-    """Runs `work`; raises TimeoutError when it takes longer."""
+    """Runs `work`; raises Late when it takes longer."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"longer than {seconds} s")
+        raise Late(f"longer than {seconds} s")
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -370,6 +388,7 @@ def main() -> int:
         for attn in options.attns.split(","):
             if attn not in recipe.attns:
                 continue
+            CAPTURED.clear()
             for exporter in options.exporters.split(","):
                 name = f"{recipe.name}__{attn}__{exporter}"
                 if (options.out / name).exists() and not options.force:
@@ -385,7 +404,7 @@ def main() -> int:
                         said = limited(options.seconds, work)
                 except Unsupported as error:
                     said = f"skipped: {error}"
-                except Exception as error:
+                except (Exception, Late) as error:
                     failed += 1
                     said = f"FAILED {short(error)}"
                 print(f"{name}: {said} ({time.perf_counter() - began:.1f} s)", flush=True)

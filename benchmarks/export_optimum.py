@@ -12,6 +12,7 @@ branches, with and without a past.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import onnxruntime as ort
 import torch
 import transformers
 from optimum.exporters.onnx import onnx_export_from_model
+from optimum.exporters.tasks import TasksManager
 
 Arrays = dict[str, np.ndarray]
 SMALL = {
@@ -114,8 +116,51 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "T5ForConditionalGeneration": (PAIR, T5),
     "WhisperForConditionalGeneration": (SPEAKING, SPEECH),
 }
+# what stands before the heads for other tasks is the same
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BertForMaskedLM": ("fill-mask", SMALL),
+    "BertForMultipleChoice": ("multiple-choice", SMALL),
+    "BertForQuestionAnswering": ("question-answering", SMALL),
+    "BertForSequenceClassification": ("text-classification", SMALL),
+    "BertForTokenClassification": ("token-classification", SMALL),
+    "GPT2ForSequenceClassification": ("text-classification", GPT2 | {"pad_token_id": 0}),
+    "LlamaForSequenceClassification": ("text-classification", GROUPED),
+    "BartForSequenceClassification": ("text-classification", BOTH),
+    "ViTForImageClassification": ("image-classification", IMAGE),
+    "ViTForMaskedImageModeling": ("masked-im", IMAGE | {"encoder_stride": 8}),
+    "GPT2LMHeadModel": ("text-generation", GPT2),
+    "LlamaForCausalLM": ("text-generation", GROUPED),
+    "T5ForConditionalGeneration": ("text2text-generation", T5),
+    "BartForConditionalGeneration": ("text2text-generation", BOTH),
+    "WhisperForConditionalGeneration": ("automatic-speech-recognition", SPEECH),
+}
+TABLES = ("", "_decoders", "_media", "_mixed", "_more", "_rest")
+TASKS = {"encoder": FEATURES, "vision": FEATURES, "audio": FEATURES, "decoder": GENERATION, "encdec": PAIR}
+OWN_TASKS = {
+    "DetrForObjectDetection": "object-detection",
+    "TableTransformerForObjectDetection": "object-detection",
+    "Owlv2ForObjectDetection": "zero-shot-object-detection",
+    "MoonshineForConditionalGeneration": SPEAKING,
+    "Speech2TextForConditionalGeneration": SPEAKING,
+    "SpeechT5ForSpeechToText": SPEAKING,
+    "VisionEncoderDecoderModel": "image-to-text-with-past",
+}
 ENDINGS = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "MTModel", "Model")
 LAYERS = 2
+SIZED = ("pixel_values", "pixel_mask", "input_values", "input_features")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, and how it is exported."""
+
+    name: str
+    cls: str
+    task: str
+    options: dict[str, Any]
+    truth: int = LAYERS  # of a file that is neither an encoder nor a decoder
+    inputs: dict[str, str] = field(default_factory=dict)  # sizes of images and sounds, as in `export_configs.py`
+    dims: tuple[dict[str, int], ...] = ({},)  # of each set
 
 
 @dataclass(frozen=True)
@@ -147,8 +192,26 @@ class Sizes:
 SETS = (Sizes(2, 3, 4, 6), Sizes(1, 1, 7, 5), Sizes(2, 4, 2, 3, cached=False))
 
 
-def name_of(cls: str) -> str:
-    return next(cls.removesuffix(end) for end in ENDINGS if cls.endswith(end)).lower()
+def models() -> Iterator[Model]:
+    """Those of this file, and one of each other type that optimum takes, from the table of `export_models.py`."""
+    for cls, (task, options) in MODELS.items():
+        ending = next(end for end in ENDINGS if cls.endswith(end))
+        yield Model(cls.removesuffix(ending).lower(), cls, task, options)
+    for cls, (task, options) in HEADS.items():
+        yield Model(f"{cls.removesuffix('LMHeadModel').partition('For')[0].lower()}-{task}", cls, task, options)
+    known = {getattr(transformers, cls).config_class.model_type for cls in MODELS}
+    taken = {name.replace("_", "-"): kinds.get("onnx") for name, kinds in TasksManager._SUPPORTED_MODEL_TYPE.items()}
+    for table in TABLES:
+        for recipe in importlib.import_module(f"export_configs{table}").RECIPES:
+            kind = getattr(getattr(transformers, recipe.model, None), "config_class", None)
+            task = OWN_TASKS.get(recipe.model, TASKS.get(recipe.family, ""))
+            if kind and not recipe.shrunk and kind.model_type not in known and not recipe.part:
+                tasks = taken.get(kind.model_type.replace("_", "-")) or {}
+                task = task if task in tasks else task.removesuffix("-with-past")
+                if task in tasks:
+                    known.add(kind.model_type)
+                    dims = tuple(dims for _, dims in recipe.sets)
+                    yield Model(recipe.name, recipe.model, task, recipe.options, recipe.truth, recipe.inputs, dims)
 
 
 def build(cls: str, options: dict[str, Any]) -> transformers.PreTrainedModel:
@@ -162,13 +225,20 @@ def build(cls: str, options: dict[str, Any]) -> transformers.PreTrainedModel:
     return model
 
 
-def feed(session: ort.InferenceSession, sizes: Sizes, seed: int) -> Arrays:
+def feed(session: ort.InferenceSession, model: Model, sizes: Sizes, seed: int) -> Arrays:
     """Inputs for what the session declares."""
+    known = {**model.dims[seed % len(model.dims)], "batch": sizes.batch}
     random = np.random.default_rng(seed)
     names = {value.name for value in session.get_inputs()}
     made: Arrays = {}
     for value in session.get_inputs():
         shape = [dim if isinstance(dim, int) else sizes.of(str(dim)) for dim in value.shape]
+        if (
+            value.name in ("pixel_values", "input_values", "input_features", "pixel_mask")
+            and value.name in model.inputs
+        ):
+            words = model.inputs[value.name].split()[1:]
+            shape = [int(word) if word.isdigit() else known[word] for word in words]
         if value.name == "use_cache_branch":
             made[value.name] = np.array([sizes.cached])
         elif "mask" in value.name:
@@ -187,32 +257,32 @@ def feed(session: ort.InferenceSession, sizes: Sizes, seed: int) -> Arrays:
     return made
 
 
-def truth(file: str) -> int:
+def truth(file: str, model: Model) -> int:
     """The attentions that a run executes: in decoders of a pair there are two in each layer."""
-    return 2 * LAYERS if file.startswith("decoder") else LAYERS
+    return 2 * LAYERS if file.startswith("decoder") else LAYERS if file.startswith("encoder") else model.truth
 
 
-def runs(path: Path) -> Iterator[tuple[Arrays, Arrays]]:
+def runs(path: Path, model: Model) -> Iterator[tuple[Arrays, Arrays]]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = [value.name for value in session.get_outputs()]
     for number, sizes in enumerate(SETS):
-        inputs = feed(session, sizes, number)
+        inputs = feed(session, model, sizes, number)
         yield inputs, dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
-def keep(path: Path, name: str, file: str, opset: int, out: Path) -> str:
+def keep(path: Path, model: Model, file: str, opset: int, out: Path) -> str:
     """Writes one folder; what to say about it."""
-    folder = out / f"{name}_{file}__sdpa__opt{opset}"
+    folder = out / f"{model.name}_{file}__sdpa__opt{opset}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = onnx.load(path)
-    onnx.save(model, folder / "model.onnx")
+    graph = onnx.load(path)
+    onnx.save(graph, folder / "model.onnx")
     stored: Arrays = {}
     sets = []
-    for number, (inputs, outputs) in enumerate(runs(path)):
+    for number, (inputs, outputs) in enumerate(runs(path, model)):
         stored |= {f"set{number}/in/{key}": array for key, array in inputs.items()}
         stored |= {f"set{number}/out/{key}": array for key, array in outputs.items()}
         sets.append({"set": number, "label": "cached" if SETS[number].cached else "fresh"})
@@ -220,12 +290,16 @@ def keep(path: Path, name: str, file: str, opset: int, out: Path) -> str:
     meta = {
         "name": folder.name,
         "exporter": "optimum",
-        "truth": truth(file),
-        "nodes": len(model.graph.node),
+        "truth": truth(file, model),
+        "nodes": len(graph.graph.node),
         "sets": sets,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return f"{folder.name}: {meta['nodes']} nodes, {len(sets)} sets"
+
+
+def short(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def main() -> int:
@@ -238,25 +312,25 @@ def main() -> int:
     logging.disable(logging.WARNING)
     only = set(filter(None, options.only.split(",")))
     failed = 0
-    for cls, (task, given) in MODELS.items():
-        name = name_of(cls)
-        if only and name not in only:
+    for model in models():
+        if only and model.name not in only:
             continue
         with tempfile.TemporaryDirectory() as draft:
             try:
-                onnx_export_from_model(build(cls, given), draft, task=task, opset=options.opset, do_validation=False)
+                built = build(model.cls, model.options)
+                onnx_export_from_model(built, draft, task=model.task, opset=options.opset, do_validation=False)
             except Exception as error:
                 failed += 1
-                print(f"{name}: FAILED {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
+                print(f"{model.name}: FAILED {short(error)}", flush=True)
                 continue
             for path in sorted(Path(draft).glob("*.onnx")):
                 file = path.stem.removesuffix("_model").removeprefix("model") or "model"
                 try:
-                    print(keep(path, name, file.replace("_model", ""), options.opset, options.out), flush=True)
+                    print(keep(path, model, file.replace("_model", ""), options.opset, options.out), flush=True)
                 except Exception as error:
                     failed += 1
-                    shutil.rmtree(options.out / f"{name}_{file}__sdpa__opt{options.opset}", ignore_errors=True)
-                    print(f"{name} {file}: FAILED {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
+                    shutil.rmtree(options.out / f"{model.name}_{file}__sdpa__opt{options.opset}", ignore_errors=True)
+                    print(f"{model.name} {file}: FAILED {short(error)}", flush=True)
     return 1 if failed else 0
 
 

@@ -1,12 +1,13 @@
 """Damages ONNX models in many ways: each must give a right answer or one typed error, soon and in little memory.
 
-    python benchmarks/mutate_onnx.py [COUNT] [--seed 0] [--first 0] [--only cycle,bytes] [--keep FOLDER]
+    python benchmarks/mutate_onnx.py [COUNT] [--seed 0] [--first 0] [--only cycle,bytes] [--large 64] [--keep FOLDER]
 
 Every mutant is loaded and run in a process of its own, with 10 s and 1 GB more than the interpreter and its libraries
 take, and so is the answer of ONNX Runtime that it is compared with; where that refuses a model that fuser runs, the
 fused program is compared with the unfused one. Models come from `examples/models` and from `tests/onnx_mutants.py`,
 where the mutations are. Prints what came of each kind; exit status 1 when there was a crash, a hang, an error without
-type, or an answer that differs. `--keep` writes those models into a folder.
+type, or an answer that differs. `--large` is the size from which weights are read where they are in the file, and
+`--keep` writes those models into a folder.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ sys.path.insert(0, str(ROOT))
 
 import fuser  # noqa: E402
 from fuser.frontends.onnx import load  # noqa: E402
+from fuser.frontends.onnx_file import LARGE  # noqa: E402
+from fuser.model import Model  # noqa: E402
 from tests.onnx_mutants import KINDS, SOURCES, mutant, sources  # noqa: E402
 
 SECONDS, BYTES = 10, 1 << 30
@@ -78,14 +81,14 @@ def isolated(work: Callable[[], Any]) -> tuple[str, Any]:
     return "done", pickle.loads(said)
 
 
-def ours(path: Path, inputs: Arrays) -> tuple[str, Any]:
+def ours(path: Path, inputs: Arrays, large: int) -> tuple[str, Any]:
     """The fused answer and the unfused one, or the error."""
     try:
-        model = fuser.load_onnx(path)
+        model = Model(load(path, large=large))
         outputs = model(**inputs)
         mx.eval(outputs)
         got = {name: _host(array) for name, array in outputs.items()}
-        program = load(path)
+        program = load(path, large=large)
         plain = program(**program.prepare(inputs))
         return "answer", (got, {name: _host(array) for name, array in plain.items()})
     except fuser.FuserError as error:
@@ -134,9 +137,9 @@ def overflows(path: Path) -> bool:
     return False
 
 
-def judge(path: Path, inputs: Arrays) -> tuple[str, str]:
+def judge(path: Path, inputs: Arrays, large: int) -> tuple[str, str]:
     """What came of one model: a verdict, and more words."""
-    how, result = isolated(lambda: ours(path, inputs))
+    how, result = isolated(lambda: ours(path, inputs, large))
     if how != "done":
         return how, str(result)
     verdict, found = result
@@ -160,6 +163,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the number of the first mutant")
     parser.add_argument("--only", default="", help="kinds, with commas, of " + ", ".join(KINDS))
+    parser.add_argument("--large", type=int, default=LARGE, help="bytes from which weights stay in the file")
     parser.add_argument("--keep", type=Path, help="write bad ones into this folder")
     options = parser.parse_args()
     only = [kind for kind in KINDS if kind in options.only.split(",")] or list(KINDS)
@@ -173,7 +177,7 @@ def main() -> int:
             kind = only[number % len(only)]
             name, content, inputs = mutant(models, kind, options.seed, number)
             path.write_bytes(content)
-            verdict, said = judge(path, inputs)
+            verdict, said = judge(path, inputs, options.large)
             counts[kind][said if verdict == "right" else verdict] += 1
             if verdict in BAD:
                 bad += 1

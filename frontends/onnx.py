@@ -22,6 +22,7 @@ from onnx import TensorProto
 
 from fuser.errors import FuserError, InvalidInputError, InvalidModelError, UnsupportedOperatorError
 from fuser.frontends import onnx_ops as _onnx_ops  # noqa: F401  (fills the table of operators)
+from fuser.frontends.onnx_file import LARGE, Contents, read
 from fuser.frontends.onnx_graph import Builder, Graph, opset_versions, shape_inputs
 from fuser.frontends.onnx_order import sort, unsorted
 from fuser.frontends.onnx_pieces import Known, Narrowed, Packed, Parts, graphs_of, unpacked
@@ -41,10 +42,25 @@ from fuser.frontends.onnx_types import (
 from fuser.frontends.onnx_weights import Weights
 
 _RUNTIME = "com.microsoft"
-_STRAYS = {"SimplifiedLayerNormalization"}
+# what ONNX Runtime's tools put into the standard domain, and the opset from which that has it
+_STRAYS = {"SimplifiedLayerNormalization": 1 << 31, "LayerNormalization": 17}
 # larger weights are not given to the checker
 _CHECKED = 1 << 14
-_SOFTMAXES = frozenset({"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
+_SOFTMAXES = frozenset(
+    {
+        "Softmax",
+        "BiasSoftmax",
+        "QLinearSoftmax",
+        "Attention",
+        "QAttention",
+        "MultiHeadAttention",
+        "DecoderMaskedMultiHeadAttention",
+        "GroupQueryAttention",
+        "SparseAttention",
+        "PackedAttention",
+        "PackedMultiHeadAttention",
+    }
+)
 
 
 class ValueInfo(NamedTuple):
@@ -171,14 +187,15 @@ class OnnxProgram:
         return f"OnnxProgram({self.name!r}: {'; '.join(map(str, self.inputs))} -> {'; '.join(map(str, self.outputs))})"
 
 
-def load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
+def load(path: str | os.PathLike[str] | onnx.ModelProto, *, large: int = LARGE) -> OnnxProgram:
     """Read a model from a file (or take one that is read already).
 
+    Weights in the file of `large` bytes or more are read one by one, and are in memory once.
     Raises `InvalidModelError` for a file that is not a valid model, and `UnsupportedOperatorError` with all that is
     missing for a model that needs more than MLX or fuser have.
     """
     try:
-        return _load(path)
+        return _load(path, large)
     except FuserError:
         raise
     except OSError as error:
@@ -196,8 +213,9 @@ def _origin(path: str | os.PathLike[str] | onnx.ModelProto) -> str:
     return "the model" if isinstance(path, onnx.ModelProto) else repr(os.fspath(path))
 
 
-def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
+def _load(path: str | os.PathLike[str] | onnx.ModelProto, large: int) -> OnnxProgram:
     folder: Path | None = None
+    contents: Contents | None = None
     stem = ""
     if isinstance(path, onnx.ModelProto):
         model = path
@@ -207,7 +225,8 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
     else:
         file = Path(path)
         folder, stem = file.parent, file.stem
-        model = onnx.load(file, format="protobuf", load_external_data=False)
+        contents = read(file, large)
+        model = contents.model
     _bring_home(model)
     if unsorted(model.graph):
         sort(model.graph)
@@ -217,7 +236,7 @@ def _load(path: str | os.PathLike[str] | onnx.ModelProto) -> OnnxProgram:
         ("" if item.domain == "ai.onnx" else item.domain, item.name, getattr(item, "overload", "")): item
         for item in model.functions
     }
-    builder = Builder(opsets, functions, Weights(folder))
+    builder = Builder(opsets, functions, Weights(folder, contents))
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_info(value) for value in model.graph.input if value.name not in initialized)
     outputs = tuple(_info(value) for value in model.graph.output)
@@ -236,7 +255,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def _strays(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes that ONNX Runtime's tools put into the standard domain, which does not have them."""
-    return [node for node in _nodes(model.graph) if node.domain in ("", "ai.onnx") and node.op_type in _STRAYS]
+    opset = opset_versions(model.opset_import).get("", 1)
+    nodes = (node for node in _nodes(model.graph) if node.op_type in _STRAYS)
+    return [node for node in nodes if node.domain in ("", "ai.onnx") and opset < _STRAYS[node.op_type]]
 
 
 def _undeclared(model: onnx.ModelProto) -> bool:

@@ -153,11 +153,11 @@ class Builder:
     def _constant(self, host: Host) -> Value:
         """Small values stay on the host, where shape arithmetic may need them; weights become MLX arrays, once."""
         if host.dtype == np.bool_:
-            return host
+            return self.weights.held(host)
         limit = _INTEGERS_ON_HOST if host.dtype.kind in "iu" and host.itemsize > 1 else _FLOATS_ON_HOST
         if host.itemsize == 1 and host.dtype.kind in "iu":
             limit = _BYTES_ON_HOST
-        return host if host.size <= limit else self.weights.lazy(host)
+        return self.weights.held(host) if host.size <= limit else self.weights.lazy(host)
 
     def _step(self, node: NodeProto, context: _Context, fixed: frozenset[str]) -> Step | None:
         domain = "" if node.domain == "ai.onnx" else node.domain

@@ -23,6 +23,7 @@ from fuser.frontends.onnx_types import Host, Items, Narrow, Value, to_host, to_m
 # a host value beyond this is not written out: it stays an unevaluated MLX array
 _HOST_BYTES = 1 << 28
 _ARRAY_BYTES = 1 << 38
+_MADE = 1 << 18
 # how many nodes one call computes at most, loops included
 _MOST_STEPS = 2_000_000
 # NumPy gives views of these, which take no room
@@ -272,7 +273,10 @@ def _large(name: str, inputs: Iterable[Value | None]) -> bool:
         return False
     rank = max(value.ndim for value in arrays)
     shapes = [(1,) * (rank - value.ndim) + value.shape for value in arrays]
-    return bool(math.prod(max(sizes) for sizes in zip(*shapes, strict=True)) * 8 > _HOST_BYTES)
+    size = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    # a mask that rows and columns make is no arithmetic on shapes: MLX makes it, if anything needs it
+    made = size > 2 * sum(value.size for value in arrays) and size > _MADE
+    return bool(made or size * 8 > _HOST_BYTES)
 
 
 def _tuple(result: Any) -> tuple[Value | None, ...]:

@@ -11,15 +11,21 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from fuser.errors import InvalidModelError, UnsupportedOperatorError
+from fuser.frontends.onnx_file import Contents
 from fuser.frontends.onnx_types import CARRIERS, NUMPY_TYPES, Host, Narrow, to_mlx, type_name
 
 
 class Weights:
-    """Reads the tensors of one model; `folder` is where external data may lie (`None`: nowhere)."""
+    """Reads the tensors of one model; `folder` is where external data may lie (`None`: nowhere).
 
-    def __init__(self, folder: Path | None) -> None:
+    `contents` is the model's own file, where some are at known places.
+    """
+
+    def __init__(self, folder: Path | None, contents: Contents | None = None) -> None:
         self._folder = folder
-        self._maps: dict[str, mmap.mmap] = {}
+        self._places = {} if contents is None else contents.places
+        self._file = None if contents is None else contents.file
+        self._maps: dict[str, mmap.mmap] = {} if self._file is None else {"": self._file}
 
     def lazy(self, host: Host) -> mx.array | Narrow:
         """A weight as an MLX array, with values of its own: what was read of the files need not stay in memory."""
@@ -28,6 +34,11 @@ class Weights:
             for mapped in self._maps.values():
                 mapped.madvise(mmap.MADV_DONTNEED)
         return array
+
+    @staticmethod
+    def held(host: Host) -> Host:
+        """A weight that stays on the host; not as a view of a file, which may be written again or cut."""
+        return host if host.flags.owndata else host.copy()
 
     def read(self, tensor: TensorProto) -> Host:
         """The values of a tensor as a NumPy array; nothing is allocated before the sizes are checked."""
@@ -64,6 +75,12 @@ class Weights:
 
     def _external(self, tensor: TensorProto, name: str, shape: tuple[int, ...]) -> Host:
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = self._places.get(entries.get("location", ""))
+        if place is not None and self._file is not None:
+            if not place.values:
+                return self.read(TensorProto.FromString(self._file[place.start : place.end]))
+            self._check_size(name, tensor.data_type, shape, place.end - place.start)
+            return self._decoded(tensor.data_type, shape, memoryview(self._file)[place.start : place.end])
         path = self._inside(name, entries.get("location", ""))
         try:
             offset = int(entries.get("offset", "0"))

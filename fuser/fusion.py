@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import mlx.core as mx
 
+from fuser.fusion_sums import Found, groups, whole
 from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
 from fuser.ir.pause import uncollected
@@ -23,7 +24,6 @@ from fuser.report import Anchors, Region, Report
 from fuser.rewrite import Rewriter
 
 log = logging.getLogger("fuser")
-Found = tuple[Softmax, Attention | Miss]
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,29 @@ def fuse_given(
     matched = time.perf_counter()
     count, order = len(graph), {node: place for place, node in enumerate(graph.nodes)}
     entries = {node: _called(graph, node) for node in order if node.op == KERNEL}
-    found = [(s, Miss(refused[s.node], s.node) if s.node in refused else result) for s, result in found]
+    if refused:
+        found = whole(graph, [(s, Miss(refused[s.node], s.node) if s.node in refused else r) for s, r in found])
     entries |= {s.node: _missed(graph, s, result) for s, result in found if isinstance(result, Miss)}
-    regions = [(_fused(graph, result), result) for _, result in found if isinstance(result, Attention)]
+    regions = {s.node: _fused(graph, result) for s, result in found if isinstance(result, Attention)}
     rewriter = Rewriter(graph, ours)
-    for entry, region in regions:
+    for together in groups([result for _, result in found if isinstance(result, Attention)]):
         try:
-            call = rewriter.fuse(region)
+            calls = rewriter.fuse(together)
         except Exception as error:
-            # nothing has been redirected yet: the region stays as it was
-            log.exception("rewriting %s", entry.name)
-            entries[region.softmax.node] = replace(entry, verdict="refused", reason=_ours(error))
+            # nothing has been redirected yet: the regions stay as they were
+            log.exception("rewriting %s", regions[together[0].softmax.node].name)
+            missed = {
+                r.softmax.node: replace(regions[r.softmax.node], verdict="refused", reason=_ours(error))
+                for r in together
+            }
+            entries |= missed
             continue
-        q, k, v = (value.type for value in graph.operands(call.node)[:3])
-        anchors = entry.anchors and replace(entry.anchors, call=call.node)
-        kernel = own.kernel_of(graph, call.node)
-        entries[region.softmax.node] = replace(entry, q=q, k=k, v=v, anchors=anchors, kernel=kernel)
+        for region, call in zip(together, calls, strict=True):
+            entry = regions[region.softmax.node]
+            q, k, v = (value.type for value in graph.operands(call.node)[:3])
+            anchors = entry.anchors and replace(entry.anchors, call=call.node)
+            kernel = own.kernel_of(graph, call.node)
+            entries[region.softmax.node] = replace(entry, q=q, k=k, v=v, anchors=anchors, kernel=kernel)
     graph.prune()
     # weights that something else reads are written all the same
     kept = {node for node in graph.nodes if node in entries and entries[node].verdict == "fused"}
@@ -97,7 +104,7 @@ def match(
     """What every softmax of `graph` is, and the inputs whose given values that relies on."""
     program = Program(graph, Known(graph, given))
     found = [(softmax, _read(program, softmax, ours, when)) for softmax in softmaxes(program)]
-    return found, frozenset(program.known.relied)
+    return whole(graph, found), frozenset(program.known.relied)
 
 
 def _read(program: Program, softmax: Softmax, ours: bool, when: When) -> Attention | Miss:

@@ -44,6 +44,22 @@ def relayout(
     return _reshape(graph, value, [size_of(dim) for dim in spread], scope)
 
 
+def taken(graph: Graph, value: Value, dims: Dims, dim: Dim, index: int, scope: str = "") -> tuple[Value, Dims]:
+    """The position `index` of the axes `dim` of `value`, and what the dimensions of that mean."""
+    dim = axes_of([dim])
+    rest = tuple(tuple(axis for axis in each if axis not in dim) for each in resolve(dims))
+    apart = relayout(graph, value, dims, (dim, *rest), scope=scope)
+    start, shape = (index, *(0 for _ in rest)), apart.shape[1:]
+    part = graph.add("Slice", [apart], start, (index + 1, *shape), (1,) * len(apart.shape), scope=scope)
+    return graph.add("Reshape", [part], shape, scope=scope), rest
+
+
+def padded(graph: Graph, value: Value, blank: Value, start: int, size: int, scope: str = "") -> Value:
+    """`value` from `start` on along a last dimension of `size`, with `blank` around it."""
+    place, rest = len(value.shape) - 1, size - start - value.shape[-1]
+    return graph.add("Pad", [value, blank], (place,), (start,), (rest,), scope=scope)
+
+
 def _transpose(graph: Graph, value: Value, order: Sequence[int], scope: str) -> Value:
     while value.node.op == "Transpose" and list(order) != sorted(order):
         order = [value.node.arguments[0][place] for place in order]

@@ -59,6 +59,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """One position of axes of the weights, taken (as one of two heads): what may as well be taken of the output."""
+
+    dim: Dim
+    index: int
+
+
+@dataclass(frozen=True)
 class Weighted:
     """The product of the weights with the values."""
 
@@ -68,11 +76,13 @@ class Weighted:
     dims: Dims
     guarded: bool
     number: float
-    steps: tuple[Step, ...]
+    steps: tuple[Step | Taken, ...]
     zeros: tuple[tuple[Mask, Node], ...] = ()
     """Masks that set weights of some keys to zero, and the nodes that apply them."""
     pieces: tuple[tuple[int, Operand, Dim], ...] = ()
     """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
+    sums: tuple[tuple[Node, int], ...] = ()
+    """The sums with weights of other softmaxes on the way, and which operand came this way: `output` is the whole's."""
 
     @property
     def done(self) -> tuple[object, ...]:
@@ -91,6 +101,11 @@ class Roles:
     """The query heads that share one head of keys and values."""
     queries: Dim
     keys: Dim
+
+    @property
+    def cells(self) -> Dims:
+        """The dimensions of the scores."""
+        return (self.batch, self.heads + self.groups, self.queries, self.keys)
 
     @property
     def key_heads(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -13,16 +14,17 @@ from numpy.typing import NDArray
 from fuser.ir.graph import KERNEL, Graph, Node, Value
 from fuser.ir.known import Known
 from fuser.ir.ops_fast import FLASH
+from fuser.kernels.admission import Call
 from fuser.kernels.bands import FAR, Tilt
 from fuser.kernels.own import takes
-from fuser.layout import relayout
-from fuser.masks.mask import Mask, Scale
-from fuser.masks.meaning import SWALLOWS_HALF, Reading
+from fuser.layout import padded, relayout, taken
+from fuser.masks.mask import SWALLOWS_HALF, Mask, Piece, Scale
 from fuser.reading.axes import Dim, Dims, axes_of, size_of
 from fuser.reading.operands import Operand
 from fuser.reading.program import FLOATS, Program, Term
-from fuser.regions import Attention, KnownSink, Step, Weighted
+from fuser.regions import Attention, KnownSink, Step, Taken, Weighted
 from fuser.rewrite_bands import Plan, plan, rows_seen, swallows
+from fuser.rewrite_constants import Constants, holds, raised
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -2e38
@@ -42,28 +44,41 @@ class Rewriter:
         # a region may read what another region gave before that was replaced
         self._replaced: dict[Value, Value] = {}
         self._arrays: dict[tuple[object, ...], Value] = {}
+        self._constants = Constants(graph)
 
-    def fuse(self, region: Attention) -> Value:
-        """Replace `region`; the value that the kernel's call gives."""
-        calls = []
-        for weighted in region.products_with_values:
-            call, output = self.replacement(region, weighted)
-            self._graph.redirect(weighted.output, output)
-            self._replaced[weighted.output] = output
-            calls.append(call)
-        return calls[0]
+    def fuse(self, regions: Sequence[Attention]) -> list[Value]:
+        """Replace `regions`, which give all of their outputs between them; the value that each one's call gives."""
+        calls, outputs = self.replacements(regions)
+        for old, new in outputs.items():
+            self._graph.redirect(old, new)
+            self._replaced[old] = new
+        return calls
 
-    def replacement(self, region: Attention, weighted: Weighted) -> tuple[Value, Value]:
-        """The kernel's call for `region` and the value made of it that can stand for its output `weighted`."""
-        self._scope = region.softmax.node.scope
-        roles = region.roles
-        layout = (roles.batch, roles.heads + roles.groups, roles.queries, weighted.width)
-        call = self._call(region, weighted)
+    def replacements(self, regions: Sequence[Attention]) -> tuple[list[Value], dict[Value, Value]]:
+        """The kernel's call for each region, and for each output of theirs the value that can stand for it."""
+        calls, outputs = [], dict[Value, Value]()
+        for region in regions:
+            made: dict[object, Value] = {}
+            for weighted in region.products_with_values:
+                # heads that are parted after the softmax meet the same values: one call gives both
+                key = weighted.value, weighted.width
+                made[key] = made.get(key) or self._call(region, weighted)
+                part, whole = self._part(region, weighted, made[key]), outputs.get(weighted.output)
+                outputs[weighted.output] = part if whole is None else self._add("Add", [whole, part])
+            calls.append(next(iter(made.values())))
+        return calls, outputs
+
+    def _part(self, region: Attention, weighted: Weighted, call: Value) -> Value:
+        """What the kernel's call gives, as the output `weighted` has it."""
+        layout: Dims = (*region.roles.cells[:3], weighted.width)
         output = self._scaled(self._guarded(region, weighted, call), weighted.number)
         for step in weighted.steps:
+            if isinstance(step, Taken):
+                output, layout = taken(self._graph, output, layout, step.dim, step.index, self._scope)
+                continue
             output = self._stepped(output, step, layout)
         output = self._cast(output, weighted.output.dtype)
-        return call, self._lay(output, layout, weighted.dims)
+        return self._lay(output, layout, weighted.dims)
 
     def _stepped(self, output: Value, step: Step, layout: Dims) -> Value:
         """What the program does to each row of weights, done to the output."""
@@ -87,7 +102,7 @@ class Rewriter:
     # -- the call --------------------------------------------------------------------------------------------------
 
     def _call(self, region: Attention, weighted: Weighted) -> Value:
-        roles = region.roles
+        roles, self._scope = region.roles, region.softmax.node.scope
         rows, columns = roles.queries, roles.keys
         queries, keys = [], []
         # several products: the first one's scale for all, the rest on the queries; the sign goes there too, since
@@ -128,7 +143,10 @@ class Rewriter:
         node = region.softmax.node
         if node not in self._plans:
             q, k, v = (operand.type for operand in operands)
-            called = region.cap is not None or (self._ours and takes(q, k, v))
+            call = Call(q, k, v, region.mask.kind, region.sink is not None)
+            called = region.cap is not None or (
+                self._ours and (takes(call) or (call.array and takes(call, banded=True)))
+            )
             self._plans[node] = plan(self._program, region) if called else None
         return self._plans[node]
 
@@ -186,7 +204,7 @@ class Rewriter:
     def _keep(self, region: Attention) -> Value:
         """The keep masks as one boolean array."""
         reading = region.mask
-        known = [self._constant(reading.keep, reading, region)] if reading.keep is not None else []
+        known = [self._constant(reading.keep, region)] if reading.keep is not None else []
         return self._met([*known, *(self._kept(mask, region) for mask in reading.keeps)])
 
     def _all_kept(self, region: Attention, plan: Plan) -> Value | None:
@@ -199,7 +217,7 @@ class Rewriter:
         return parts[0]
 
     def _kept(self, mask: Mask, region: Attention) -> Value:
-        array = self._place(mask.term, region)
+        array = self._place(mask.term, region, mask.piece, float(not mask.inverted))
         if array.dtype != mx.bool_:
             array = self._memo("NotEqual", self._alike(array, self._number(0, array.dtype)))
         return self._memo("LogicalNot", [array]) if mask.inverted else array
@@ -209,8 +227,8 @@ class Rewriter:
         reading, dtype = region.mask, region.dtype
         if reading.bias is not None:
             lowest = LOWEST_HALF if dtype == mx.float16 else LOWEST
-            bias = np.where(reading.bias == -math.inf, reading.bias, np.maximum(reading.bias, lowest))
-            return self._cast(self._constant(bias.astype(np.float32), reading, region), dtype)
+            bias = self._constant(reading.bias, region, f"from {lowest}", partial(raised, lowest=lowest))
+            return self._cast(bias, dtype)
         total: Value | None = None
         for mask, known in reversed(reading.steps):
             if mask.kind == "floor":
@@ -218,21 +236,17 @@ class Rewriter:
                 if total is not None:
                     total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
             elif mask.kind == "keep":
-                keep = (
-                    self._kept(mask, region)
-                    if known is None
-                    else self._constant((known != 0) != mask.inverted, reading, region)
-                )
+                if known is None:
+                    keep = self._kept(mask, region)
+                else:
+                    keep = self._constant(known, region, f"keep {mask.inverted}", partial(holds, mask.inverted))
                 total = total or self._number(0, mx.float32)
                 if math.isfinite(mask.fill) and mask.fill < LOWEST_HALF:
                     total = self._cast(total, mx.float32)
                 total = self._memo("Select", self._alike(keep, total, self._number(mask.fill, total.dtype)))
             else:
-                part = (
-                    self._shift(mask, region)
-                    if known is None
-                    else self._constant(known.astype(np.float32), reading, region)
-                )
+                numbers = None if known is None else self._constant(known, region, "numbers", np.float32)
+                part = self._shift(mask, region) if numbers is None else numbers
                 part = self._scaled(part, mask.scale.number)
                 total = part if total is None else self._memo("Add", self._alike(*self._promoted(total, part)))
         assert total is not None
@@ -240,7 +254,7 @@ class Rewriter:
 
     def _shift(self, mask: Mask, region: Attention) -> Value:
         """An additive mask, with the arrays that scale it; its number is still to come."""
-        array, scale = self._place(mask.term, region), mask.scale
+        array, scale = self._place(mask.term, region, mask.piece), mask.scale
         array = self._cast(array, array.dtype if scale == Scale() and array.dtype in FLOATS else mx.float32)
         for op, factors in (("Multiply", scale.factors), ("Divide", scale.divisors)):
             for factor in factors:
@@ -301,15 +315,10 @@ class Rewriter:
         kept = self._all_kept(region, plan)
         if kept is None:
             assert plan.rows is not None
-            return self._constant(plan.rows, region.mask, region)
+            return self._constant(plan.rows, region)
         rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
-        return rows_seen(self._memo, self._array, kept, plan.window, rows, columns)
-
-    def _array(self, array: NDArray[Any]) -> Value:
-        key = (array.tobytes(), array.dtype.str, array.shape)
-        if key not in self._arrays:
-            self._arrays[key] = self._graph.add_constant(mx.array(array), scope=self._scope)
-        return self._arrays[key]
+        constant = partial(self._constants.add, scope=self._scope)
+        return rows_seen(self._memo, constant, kept, plan.window, rows, columns)
 
     def _mean(self, region: Attention, weighted: Weighted) -> Value:
         """The mean of the values: what uniform weights give."""
@@ -329,18 +338,29 @@ class Rewriter:
             value = self._replaced[value]
         return value
 
-    def _place(self, term: Term, region: Attention) -> Value:
-        key = (term.value, term.dims, "placed")
+    def _place(self, term: Term, region: Attention, piece: Piece | None = None, neutral: float = 0.0) -> Value:
+        """`term` as the kernel has its scores; of a piece of the keys, `neutral` is what the others get."""
+        key = (term.value, term.dims, piece, neutral)
         if key not in self._arrays:
-            self._arrays[key] = self._lay(term.value, term.dims, _cells(region))
+            cells = region.roles.cells
+            if piece:
+                part = self._lay(term.value, term.dims, (*cells[:3], piece[1]), (False, False, False, True))
+                blank = self._number(neutral, part.dtype)
+                self._arrays[key] = padded(self._graph, part, blank, piece[0], size_of(cells[3]), self._scope)
+            else:
+                self._arrays[key] = self._lay(term.value, term.dims, cells)
         return self._arrays[key]
 
-    def _constant(self, array: NDArray[np.generic], reading: Reading, region: Attention) -> Value:
-        dims = tuple((axis,) if size != 1 else () for axis, size in zip(reading.axes, array.shape, strict=True))
-        key = (array.tobytes(), array.dtype.str, array.shape, tuple(size_of(dim) for dim in _cells(region)))
+    def _constant(
+        self, array: NDArray[Any], region: Attention, form: str = "", make: Callable[[Any], Any] = np.asarray
+    ) -> Value:
+        """What `make`, which `form` names, makes of an array over the axes of the masks."""
+        value = self._constants.add_made(array, form, make, self._scope)
+        key = ("laid", value, tuple(map(size_of, region.roles.cells)))
         if key not in self._arrays:
-            value = self._graph.add_constant(mx.array(np.ascontiguousarray(array)), scope=self._scope)
-            self._arrays[key] = self._lay(value, dims, _cells(region))
+            axes = zip(region.mask.axes, value.shape, strict=True)
+            dims = tuple((axis,) if size != 1 else () for axis, size in axes)
+            self._arrays[key] = self._lay(value, dims, region.roles.cells)
         return self._arrays[key]
 
     def _alike(self, *values: Value, shape: tuple[int, ...] | None = None) -> list[Value]:
@@ -379,8 +399,3 @@ class Rewriter:
 def _along(target: Dims, column: Dim) -> Dims:
     """The layout of keys and values for a piece of them."""
     return (*target[:2], column, target[3])
-
-
-def _cells(region: Attention) -> Dims:
-    roles = region.roles
-    return (roles.batch, roles.heads + roles.groups, roles.queries, roles.keys)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Value
+from fuser.ir.known import LARGEST
 from fuser.kernels.bands import FAR, Tilt, Window, tilt_of, window_of
-from fuser.masks.mask import DROWNS, VANISHES, Mask
-from fuser.masks.meaning import SWALLOWS_HALF, Empty, Reading, smallest, spread
+from fuser.masks.cells import Cells, Frame, blocks, cells_of, index, smallest
+from fuser.masks.mask import DROWNS, SWALLOWS_HALF, VANISHES, Mask
+from fuser.masks.meaning import Reading
+from fuser.masks.settled import Empty, all_hold
 from fuser.reading.program import Program, Term, seen_through
-from fuser.regions import Attention
+from fuser.regions import Attention, Roles
 
 Kept = tuple[Term, bool]
 
@@ -39,51 +43,82 @@ class Plan:
 def plan(program: Program, region: Attention) -> Plan | None:
     """The masks of `region` with a window told from the rest; None where that makes nothing cheaper."""
     reading = region.mask
+    if any(mask.piece for mask in (*reading.keeps, *(mask for mask, _ in reading.steps))):
+        return None
     if reading.kind == "causal":
         return Plan((0, FAR))
     if reading.kind == "boolean" and not reading.keeps and reading.keep is not None:
-        return _windowed(region, reading.keep, (), reading.empty)
+        return _windowed(program, region, [reading.keep], (), reading.empty)
     if reading.kind == "boolean":
         kept = [each for mask in reading.keeps for each in _parts(program, mask.term, mask.inverted)]
         return _split(program, region, kept, reading.keep, reading.empty)
     if reading.kind == "additive" and reading.bias is not None and reading.empty is None:
-        if (np.isfinite(reading.bias) & (reading.bias <= VANISHES)).any():
-            # a row of numbers so low swallows its scores: no slope tells that
-            return None
-        bias = _matrices(reading.bias, region)
-        tilt = None if bias is None else tilt_of(bias, region.sink is None)
+        key = ("tilt", id(reading.bias), _form(region), region.sink is None)
+        if key not in program.memo:
+            # the array is kept with what was found, so that no other takes its place
+            program.memo[key] = _tilted(region, reading.bias), reading.bias
+        tilt: Tilt | None = program.memo[key][0]
         return None if tilt is None else Plan(tilt.window, tilt)
     if reading.kind == "additive" and len(reading.steps) == 1 and region.sink is None:
         mask, known = reading.steps[0]
-        drowned = _drowned(program, reading, mask) if mask.kind == "add" and known is None else None
+        drowned = _drowned(program, reading, region.roles, mask) if mask.kind == "add" and known is None else None
         if drowned is not None and (reading.empty is None) == math.isfinite(drowned[2]):
             return _split(program, region, *drowned[:2], reading.empty or "mean")
     return None
+
+
+def _tilted(region: Attention, bias: NDArray[Any]) -> Tilt | None:
+    longest = max(range(bias.ndim), key=bias.shape.__getitem__)
+    parts = (bias[index(longest, some)] for some in blocks(bias.shape, longest))
+    if any(bool(((part <= VANISHES) & (part > -math.inf)).any()) for part in parts):
+        # a row of numbers so low swallows its scores: no slope tells that
+        return None
+    matrices = _matrices(bias, region)
+    return None if matrices is None else tilt_of(matrices, region.sink is None)
 
 
 def _split(
     program: Program, region: Attention, kept: list[Kept], keep: NDArray[np.bool_] | None, empty: Empty | None
 ) -> Plan | None:
     """Conditions that all must hold: those that are known make a window, the others stay."""
-    rest = []
+    rest, conditions, frame = list[Mask](), list[tuple[Cells, bool]](), _frame(region)
     for term, inverted in kept:
-        array: Any = program.known.array(term.value)
-        if array is None:
-            rest.append(Mask("keep", term, fill=-math.inf, inverted=inverted))
+        mask = Mask("keep", term, fill=-math.inf, inverted=inverted)
+        cells = cells_of(program, mask, frame)
+        if cells is None or cells.nbytes > LARGEST:
+            rest.append(mask)
         else:
-            part = (spread(array, term, region.mask.axes) != 0) != inverted
-            keep = part if keep is None else keep & part
-    return None if keep is None else _windowed(region, keep, tuple(rest), empty)
+            conditions.append((cells, inverted))
+    parts = [keep] if keep is not None else []
+    if conditions:
+        known = all_hold(program, conditions, frame)
+        parts.append(np.ones((1,) * len(frame.axes), bool) if known is None else known)
+    return _windowed(program, region, parts, tuple(rest), empty) if parts else None
 
 
-def _windowed(region: Attention, keep: NDArray[np.bool_], rest: tuple[Mask, ...], empty: Empty | None) -> Plan | None:
-    matrix = _matrices(smallest(keep), region)
-    window = window_of(matrix[0]) if matrix is not None and len(matrix) == 1 else None
-    if window is None:
-        return None
-    columns = tuple(region.mask.axes.index(axis) for axis in region.roles.keys)
-    rows: NDArray[np.bool_] | None = None if rest else np.any(keep, axis=columns, keepdims=True)
-    return Plan(window, None, rest, empty, rows)
+def _windowed(
+    program: Program, region: Attention, keeps: list[NDArray[np.bool_]], rest: tuple[Mask, ...], empty: Empty | None
+) -> Plan | None:
+    """The window in which all of `keeps` hold, beside the `rest`."""
+    key = ("window", *map(id, keeps), _form(region))
+    if key not in program.memo:
+        keep = smallest(functools.reduce(np.logical_and, keeps))
+        matrix = _matrices(keep, region)
+        window = window_of(matrix[0]) if matrix is not None and len(matrix) == 1 else None
+        # the arrays are kept with what was found, so that no others take their place
+        program.memo[key] = window, np.any(keep, axis=_frame(region).columns, keepdims=True), keeps
+    window, rows, _ = program.memo[key]
+    return None if window is None else Plan(window, None, rest, empty, None if rest else rows)
+
+
+def _frame(region: Attention) -> Frame:
+    return Frame(region.mask.axes, region.roles.queries, region.roles.keys)
+
+
+def _form(region: Attention) -> Hashable:
+    """What is the same for the regions of two layers that are alike."""
+    roles = region.roles
+    return _frame(region).form, len(roles.batch), len(roles.heads + roles.groups)
 
 
 def _parts(program: Program, term: Term, inverted: bool) -> Iterator[Kept]:
@@ -98,20 +133,22 @@ def _parts(program: Program, term: Term, inverted: bool) -> Iterator[Kept]:
 
 
 def _drowned(
-    program: Program, reading: Reading, mask: Mask
+    program: Program, reading: Reading, roles: Roles, mask: Mask
 ) -> tuple[list[Kept], NDArray[np.bool_] | None, float] | None:
     """The keep masks that an additive mask is, when all that it adds is zero or one number that drowns every score."""
     if mask.scale.number != 1 or mask.scale.traced:
         return None
     kept: list[Kept] = []
     fills: set[float] = set()
-    term, known = mask.term, None
+    term, frame = mask.term, Frame(reading.axes, roles.queries, roles.keys)
     while True:
-        array: Any = program.known.array(term.value)
-        if array is not None:
-            shift = spread(array, term, reading.axes)
-            fills |= set(np.unique(shift[shift != 0]).tolist())
-            known = shift == 0
+        cells = cells_of(program, Mask("keep", term), frame)
+        if cells is not None and cells.nbytes <= LARGEST:
+            others = cells.low(1.0, DROWNS)
+            if others is None:
+                return None
+            fills |= others
+            known = all_hold(program, [(cells, True)], frame)
             break
         if term.value.node.op != "Select":
             return None
@@ -124,7 +161,7 @@ def _drowned(
         kept += _parts(program, seen_through(program, condition, term.dims), place == 0)
         term = seen_through(program, sides[1 - place], term.dims)
     fill = fills.pop()
-    return (kept, None if known.all() else known, fill) if not fills and fill <= DROWNS else None
+    return (kept, known, fill) if not fills and fill <= DROWNS else None
 
 
 def swallows(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
@@ -163,8 +200,9 @@ def rows_seen(
     place = np.arange(rows) + columns - rows
     batch, heads = kept.shape[:2]
     if kept.shape[2] != 1:
-        away = np.arange(columns) - place[:, None]
-        seen = constant((away <= window[0]) & (away >= -window[1]))
+        # columns and rows apart: their differences would be larger than the mask
+        column, row = np.arange(columns, dtype=np.int32), place.astype(np.int32)[:, None]
+        seen = constant((column <= row + window[0]) & (column >= row - window[1]))
         shape = (batch, heads, rows, columns)
         both = add("LogicalAnd", [add("Broadcast", [each], shape) for each in (kept, seen)])
         return add("Reduce", [both], 1, (3,))

@@ -1,7 +1,7 @@
 """A program that runs is a list of segments: graphs under `mx.compile`, and steps between them that no graph can hold.
 
-A step is a kernel of ours: it wants its arrays to be there, or is no primitive that `mx.compile` knows. The graph is
-cut where there is one, at as few places as the order allows: what waits for no step is computed before it.
+A step is a kernel of ours. On a CPU it wants its arrays to be there: the graph is cut where there is one, at as few
+places as the order allows: what waits for no step is computed before it. On a GPU it is a primitive, and stays inside.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import mlx.core as mx
 
 from fuser.execute import Flat, runner
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
+from fuser.ir.ops import Rebuild
 from fuser.kernels import own
+from fuser.kernels.admission import backend
 from fuser.kernels.own import Step
 
 
@@ -30,9 +32,23 @@ class Segment:
 
 
 def segmented(graph: Graph) -> Flat | None:
-    """`graph` as a function from its inputs to its outputs, in segments; None when no node of it is a step."""
-    steps = {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
+    """`graph` as a function from its inputs to its outputs, compiled in segments; None when it need not be cut."""
+    steps = _steps(graph) if backend() == "cpu" else {}
     return _flat(graph, _segments(graph, steps)) if steps else None
+
+
+def whole(graph: Graph) -> Flat:
+    """`graph` as a function that may be compiled, with the steps of a GPU in their places."""
+    steps = _steps(graph) if backend() != "cpu" else {}
+    return runner(graph, {node: _rebuild(step) for node, step in steps.items()})
+
+
+def _steps(graph: Graph) -> dict[Node, Step]:
+    return {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
+
+
+def _rebuild(step: Step) -> Rebuild:
+    return lambda arguments, x, types: step(x)
 
 
 def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], Step, list[Value]]]:

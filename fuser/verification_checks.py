@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from fuser.execute import runner
 from fuser.fusion import match
+from fuser.fusion_sums import groups
 from fuser.ir.graph import Graph, Node
 from fuser.kernels.cost import When
 from fuser.regions import Attention, Weighted
 from fuser.report import Region, Report
 from fuser.rewrite import Rewriter
-from fuser.segments import segmented
+from fuser.segments import segmented, whole
 
 # of the largest value; what the kernel's order of summation may change
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2, mx.float64: 1e-6}
@@ -56,16 +56,17 @@ def region_checks(
     both = graph.copy()
     rewriter = Rewriter(both, ours=True)
     found = [result for _, result in match(graph, given, ours=True, when=when)[0] if isinstance(result, Attention)]
+    made = {old: new for together in groups(found) for old, new in rewriter.replacements(together)[1].items()}
     pairs = [(region, weighted) for region in found for weighted in region.products_with_values]
-    values = [(weighted.output, rewriter.replacement(region, weighted)[1]) for region, weighted in pairs]
+    values = [(weighted.output, made[weighted.output]) for _, weighted in pairs]
     both.outputs = [value for pair in values for value in pair]
     both.prune()
     # our own kernel runs as it does in a program
-    arrays = (segmented(both) or runner(both))(inputs)
+    arrays = (segmented(both) or whole(both))(inputs)
     nodes = [region.softmax.node for region, _ in pairs]
     worst: dict[Node, Check] = {}
-    made = checks([node.scope or graph.label(node) for node in nodes], arrays[::2], arrays[1::2], rtol)
-    for (region, weighted), node, check in zip(pairs, nodes, made, strict=True):
+    compared = checks([node.scope or graph.label(node) for node in nodes], arrays[::2], arrays[1::2], rtol)
+    for (region, weighted), node, check in zip(pairs, nodes, compared, strict=True):
         if rtol is None:
             # weights that the program rounds on the way are not rounded in the kernel
             check = replace(check, tolerance=max(check.tolerance, _rounding(graph, region, weighted)))

@@ -48,7 +48,8 @@ def window_of(keep: NDArray[np.bool_]) -> Window | None:
 
 def _spans(keep: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Where each row begins and where it ends, if it has no hole; an empty row ends before it begins."""
-    first = keep.argmax(axis=1)
+    # NumPy copies what `argmax` is given, when that is not to be written to
+    first = np.concatenate([keep[part].argmax(axis=1) for part in _parts(len(keep))])
     return first, first + keep.sum(axis=1) - 1
 
 
@@ -98,8 +99,10 @@ def _distance(part: slice, shape: tuple[int, int], folded: bool) -> NDArray[np.f
     """How far each key lies ahead of its query."""
     rows, columns = shape
     places = np.arange(part.start, min(part.stop, rows)) + columns - rows
-    away = np.arange(columns) - places[:, None].astype(np.float64)
-    return np.abs(away, out=away) if folded else away
+    away: NDArray[np.float64] = np.subtract(np.arange(columns), places[:, None], dtype=np.float64)
+    if folded:
+        np.abs(away, out=away)
+    return away
 
 
 def _fits(bias: NDArray[Any], slopes: NDArray[np.float32], distance: NDArray[np.float64], shifted: bool) -> bool:

@@ -11,11 +11,12 @@ from typing import Literal
 
 import mlx.core as mx
 
-from fuser.kernels.admission import Backend, Call, cuda
+from fuser.kernels.admission import HALVES, Backend, Call, cuda
 
 When = Literal["always", "profitable"]
 # below this many multiplications the cut that a step of our own needs costs more than MLX's slow products
 WORTH = 1 << 17
+WIDE, MANY = 160, 1024
 # bytes for each score that the unfused way holds at its peak
 UNFUSED = 8
 
@@ -30,13 +31,17 @@ def gains_nothing(call: Call, where: Backend, memory: int) -> str | None:
     return 'CUDA has no fused kernel for float32, and nothing is gained there (`when="always"` fuses it all the same)'
 
 
-def unworthy(cells: int, products: int, where: Backend, memory: int) -> str | None:
-    """Why our kernel does not pay for so many scores, made with so many multiplications, or None."""
+def unworthy(call: Call, where: Backend, memory: int) -> str | None:
+    """Why our kernel does not pay where MLX has none, or None; `memory` is the GPU's."""
     if where == "cpu":
-        few = products < WORTH
+        few = call.cells * sum(call.heads) < WORTH
         return "our kernel pays from 2^17 multiplications on" if few else None
+    if where == "cuda" and call.dtype in HALVES:
+        # wide heads leave few registers: over many keys, all of which are seen, MLX's products are faster
+        slow = call.mask == "none" and max(call.heads) > WIDE and min(call.lengths) > MANY
+        return f"our kernel is slower for head sizes over {WIDE} without a mask" if slow else None
     # MLX's compiled steps are faster there: what it saves is memory
-    return None if fills(cells, memory) else "our kernel for it, slow on a GPU, is for scores that fill its memory"
+    return None if fills(call.cells, memory) else "our kernel for it, slow on a GPU, is for scores that fill its memory"
 
 
 def fills(cells: int, memory: int) -> bool:

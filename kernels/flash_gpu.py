@@ -197,23 +197,37 @@ def source(where: str, mask: bool, sinks: bool, slopes: bool) -> str:
     return start + "    " + " ".join(lines) + "\n    auto bias = keep;\n    (void)bias;\n" + BODY
 
 
+Constants = tuple[tuple[str, int], ...]
+
+
 @functools.cache
 def kernel(
-    where: str, mask: int, sinks: bool, slopes: bool, constants: tuple[tuple[str, int], ...]
+    where: str, mask: int, sinks: bool, slopes: bool, types: tuple[mx.Dtype, ...], constants: Constants
 ) -> Callable[..., Any]:
-    """MLX's custom kernel for a choice of arrays; `where` is a backend, or "cores" for CUDA's tensor cores."""
-    text = flash_mma.source(mask, sinks, slopes) if where == "cores" else source(where, mask > 0, sinks, slopes)
-    header = {"cores": flash_mma.HEADER, "cuda": CUDA}.get(where, METAL)
-    # as template arguments they would cost every call of it
-    text = "".join(f"    constexpr {type(value).__name__} {name} = {value:d};\n" for name, value in constants) + text
+    """MLX's custom kernel for a choice of arrays: `types` are those of mask, sinks and slopes, where they are there.
+
+    `where` is a backend, or "cores" for CUDA's tensor cores: "parts" where it gives the sums of parts, and "merge" for
+    what adds those up.
+    """
+    outputs = ["given", "marks"] if where == "parts" else ["given"]
     names = ["in_q", "in_k", "in_v", "sizes", "numbers"]
     names += [name for name, there in (("in_mask", mask), ("in_sinks", sinks), ("in_slopes", slopes)) if there]
+    header = METAL if where == "metal" else CUDA if where == "cuda" else flash_mma.HEADER
+    if where == "merge":
+        names, text = ["parts", "marks", "sizes", "numbers"], flash_mma.MERGE
+    elif where in ("cores", "parts"):
+        text = flash_mma.source(mask, sinks, slopes, where == "cores")
+    else:
+        text = source(where, mask > 0, sinks, slopes)
+    # as template arguments they would cost every call of it
+    lines = [f"constexpr {type(value).__name__} {name} = {value:d};\n" for name, value in constants]
+    text = "".join(["    " + line for line in (f"// {', '.join(map(str, types))}\n", *lines)]) + text
     make: Any = mx.fast.metal_kernel if where == "metal" else mx.fast.cuda_kernel
     made: Callable[..., Any] = make(
         # MLX keeps what it has built by this name, from one process to another
         name=f"fuser_attention_{hashlib.sha256((header + text).encode()).hexdigest()[:16]}",
         input_names=names,
-        output_names=["given"],
+        output_names=outputs,
         source=text,
         header=header,
     )
@@ -241,67 +255,83 @@ def attend(
 
     `cores` asks for CUDA's tensor cores, for half types.
     """
-    if mask is not None and mask.dtype not in (mx.bool_, mx.float32):
-        mask = mask.astype(mx.float32)
     known = plan(
         (q.shape, k.shape, v.shape),
         q.dtype,
-        (mask.shape, mask.dtype) if mask is not None else None,
-        (sinks is not None, slopes is not None, folded, softcap > 0, cores),
+        mask.shape if mask is not None else None,
+        tuple([None if array is None else array.dtype for array in (mask, sinks, slopes)]),
+        (folded, softcap > 0, cores),
         (ahead, behind),
     )
-    given = (q, k, v, known.sizes, _constants((scale, softcap, fill, empty), mx.float32), mask, sinks, slopes)
-    found = kernel(*known.which)(inputs=[array for array in given if array is not None], **known.options)
+    numbers = _constants((scale, softcap, fill, empty), mx.float32)
+    given = [array for array in (q, k, v, known.sizes, numbers, mask, sinks, slopes) if array is not None]
+    for which, options in known.calls:
+        found = kernel(*which)(inputs=given, **options)
+        given = [*found, known.sizes, numbers]
     return found[0]  # type: ignore[no-any-return]
 
 
 class Plan(NamedTuple):
     """What is the same in every call of the same sizes and types."""
 
-    which: tuple[Any, ...]
-    """The arguments of `kernel`."""
     sizes: mx.array
-    options: dict[str, Any]
-    """The keywords of its call."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    """One kernel, or two: the arguments of `kernel`, and the keywords of its call."""
 
 
 @functools.lru_cache(512)
 def plan(
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     dtype: mx.Dtype,
-    mask: tuple[tuple[int, ...], mx.Dtype] | None,
-    features: tuple[bool, bool, bool, bool, bool],
+    mask: tuple[int, ...] | None,
+    types: tuple[mx.Dtype | None, mx.Dtype | None, mx.Dtype | None],
+    features: tuple[bool, bool, bool],
     window: tuple[int, int],
 ) -> Plan:
-    """The call for q, k, v and a mask of these shapes and types; `features`: sinks, slopes, folded, capped, cores."""
+    """The calls for q, k, v and a mask of these shapes; `types` are those of mask, sinks and slopes.
+
+    The `features` are folded, capped, cores.
+    """
     (batch, heads, queries, depth), (_, shared, keys, _), (_, _, _, width) = shapes
-    sinks, slopes, folded, capped, cores = features
+    (_, sinks, slopes), (folded, capped, cores) = types, features
     groups = heads // shared
     steps, kind = [0] * 5, 0
     if mask is not None:
-        batch_step, head_step, row_step, key_step = _steps((1,) * (4 - len(mask[0])) + mask[0])
+        batch_step, head_step, row_step, key_step = _steps((1,) * (4 - len(mask)) + mask)
         steps = [batch_step, head_step * groups, head_step, row_step, key_step]
-        kind = 1 if mask[1] == mx.bool_ else 2
-    sizes = [groups, queries, keys, shared, *steps, *(min(limit, FAR) for limit in window), int(folded)]
+        kind = 1 if types[0] == mx.bool_ else 2
+    sizes = [groups, queries, keys, shared, *steps, *(min(limit, FAR) for limit in window), int(folded), batch * shared]
     widest = max(depth, width)
-    constants: list[tuple[str, int]] = [("D", depth), ("DV", width), ("HAS_SLOPES", slopes), ("HAS_CAP", capped)]
+    constants: list[tuple[str, int]] = [("D", depth), ("DV", width)]
+    constants += [("HAS_SLOPES", slopes is not None), ("HAS_CAP", capped)]
+    splits = 1
     if cores:
         where, rows, threads = "cores", 16 * flash_mma.WARPS, 32 * flash_mma.WARPS
-        constants += [("WARPS", flash_mma.WARPS), ("TILE", flash_mma.tile(depth, width))]
-        constants += [("BRAIN", dtype == mx.bfloat16)]
+        tile = flash_mma.tile(depth, width)
+        splits = flash_mma.splits(-(-groups * queries // rows) * batch * shared, keys, tile)
+        where = "parts" if splits > 1 else where
+        constants += [("WARPS", flash_mma.WARPS), ("TILE", tile), ("BRAIN", dtype == mx.bfloat16), ("SPLITS", splits)]
     else:
         parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
         where, rows, threads = backend(), THREADS // parts, THREADS
-        constants += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks)]
-    blocks = -(-groups * queries // rows)
-    options = {
+        constants += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks is not None)]
+    given = tuple(type for type in types if type is not None)
+    out = (batch, heads, queries, width)
+    options: dict[str, Any] = {
         "template": [("T", dtype)],
-        "grid": (blocks * threads, batch * shared, 1),
+        "grid": (-(-groups * queries // rows) * threads, batch * shared, splits),
         "threadgroup": (threads, 1, 1),
-        "output_shapes": [(batch, heads, queries, width)],
-        "output_dtypes": [dtype],
+        "output_shapes": [out] if splits == 1 else [(splits, *out), (splits, *out[:3], 2)],
+        "output_dtypes": [dtype] if splits == 1 else [mx.float32, mx.float32],
     }
-    return Plan((where, kind, sinks, slopes, tuple(constants)), _constants(tuple(sizes), mx.int32), options)
+    calls = [((where, kind, sinks is not None, slopes is not None, given, tuple(constants)), options)]
+    if splits > 1:
+        size = batch * heads * queries * width
+        merge = options | {"grid": (-(-size // THREADS) * THREADS, 1, 1), "threadgroup": (THREADS, 1, 1)}
+        merge |= {"output_shapes": [out], "output_dtypes": [dtype]}
+        some = (("DV", width), ("SPLITS", splits), ("THREADS", THREADS))
+        calls.append((("merge", 0, False, False, (), some), merge))
+    return Plan(_constants(tuple(sizes), mx.int32), calls)
 
 
 @functools.lru_cache(512)

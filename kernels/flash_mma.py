@@ -6,18 +6,24 @@ other of the two is worked on. The lanes hold the products as `mma.sync` gives t
 l / 4 + 8, and of each eight columns two, from 2 (l % 4) on. Weights are rounded to the half type for the product with
 the values; sums stay float32.
 
+A few queries over many keys do not fill a GPU: then the keys are shared out over `SPLITS` blocks (Flash-Decoding),
+whose sums a second kernel adds up.
+
 Source: Dao, FlashAttention-2 (arXiv:2307.08691), for the order of work; the PTX manual for `ldmatrix` and `mma`.
 """
 
 from __future__ import annotations
 
 WARPS = 4
+# blocks that keep a large GPU busy, and the tiles that one of them has at the least
+FULL, LEAST = 264, 4
 
 HEADER = r"""
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
 #define LONG (long long)
+#define LONGER long long
 #define UNROLL _Pragma("unroll")
 #define LOG2E 1.4426950408889634f
 
@@ -125,7 +131,6 @@ BODY = r"""
     const T *q = in_q + LONG(group) * groups * queries * D;
     const T *k = in_k + LONG(group) * keys * D;
     const T *v = in_v + LONG(group) * keys * DV;
-    T *out = given + LONG(group) * groups * queries * DV;
     const int from = group % shared_heads * groups;
     const bool aligned = (reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0;
     (void)from, (void)cap;
@@ -136,6 +141,12 @@ BODY = r"""
     start = start < 0 ? 0 : start - start % TILE;
     int stop = high + ahead + 1;
     stop = stop < keys ? stop : keys;
+    const int split = SPLITS > 1 ? int(blockIdx.z) : 0;
+    if (SPLITS > 1 && start < stop) {
+        const int span = ((stop - start + TILE - 1) / TILE + SPLITS - 1) / SPLITS * TILE;
+        start += split * span;
+        stop = start + span < stop ? start + span : stop;
+    }
     if (start < stop)
         stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, start, keys, aligned);
 
@@ -152,7 +163,7 @@ BODY = r"""
         SINKS
         SLOPES
     }
-    (void)cell, (void)slope, (void)head;
+    (void)cell, (void)slope, (void)head, (void)split;
     const int column = lane % 4 * 2;
     const bool even = reinterpret_cast<size_t>(q) % 4 == 0;
     unsigned query[STEPS][4];
@@ -253,6 +264,11 @@ BODY = r"""
             }
         }
     }
+    END
+"""
+
+WHOLE = r"""
+    T *out = given + LONG(group) * rows * DV;
     UNROLL
     for (int r = 0; r < 2; r++) {
         total[r] = row_sum(total[r]);
@@ -273,21 +289,65 @@ BODY = r"""
             }
     }
 """
+
+PART = r"""
+    const LONGER before = LONG(split * sizes[12] + group) * rows;
+    UNROLL
+    for (int r = 0; r < 2; r++) {
+        total[r] = row_sum(total[r]);
+        if (first + lane / 4 + 8 * r < rows) {
+            UNROLL
+            for (int n = 0; n < 2 * PARTS; n++)
+                UNROLL
+                for (int e = 0; e < 2; e++)
+                    if (n * 8 + column + e < DV)
+                        given[(before + safe[r]) * DV + n * 8 + column + e] = sum[n][2 * r + e];
+            if (column == 0)
+                marks[(before + safe[r]) * 2] = most[r], marks[(before + safe[r]) * 2 + 1] = total[r];
+        }
+    }
+"""
+
+MERGE = r"""
+    const LONGER rows = LONG(sizes[12]) * sizes[0] * sizes[1];
+    const LONGER place = LONG(blockIdx.x) * THREADS + int(threadIdx.x), row = place / DV;
+    if (row < rows) {
+        float top = -3.4028234663852886e38f, total = 0.0f, sum = 0.0f;
+        for (int split = 0; split < SPLITS; split++)
+            top = fmaxf(top, marks[(split * rows + row) * 2]);
+        for (int split = 0; split < SPLITS; split++) {
+            const LONGER at = split * rows + row;
+            const float weight = POWER_OF_2((marks[at * 2] - top) * LOG2E);
+            total += weight * marks[at * 2 + 1];
+            sum += weight * parts[at * DV + place % DV];
+        }
+        given[place] = T(total > 0.0f ? sum / total : total + numbers[3]);
+    }
+"""
 KEEPS = "x = in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]] ? x : numbers[2];"
 ADDS = "x += float(in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]]);"
 # a row's four lanes are added up: the sink counts in one of them
-SINKS = "most[r] = float(in_sinks[from + head[r]]), total[r] = lane % 4 == 0 ? 1.0f : 0.0f;"
+SINKS = "if (split == 0) most[r] = float(in_sinks[from + head[r]]), total[r] = lane % 4 == 0 ? 1.0f : 0.0f;"
 
 
-def source(mask: int, sinks: bool, slopes: bool) -> str:
-    """The text of the kernel's function; `mask` is 0 for none, 1 for a boolean one, 2 for an additive one."""
+def source(mask: int, sinks: bool, slopes: bool, whole: bool) -> str:
+    """The text of the kernel's function; `mask` is 0 for none, 1 for a boolean one, 2 for an additive one.
+
+    If it is not the `whole`, it gives the sums of `SPLITS` parts of the keys, and each row's marks (maximum, total).
+    """
     corner = "const long long corner = LONG(group / shared_heads) * sizes[4] + LONG(group % shared_heads) * sizes[5];\n"
     text = BODY.replace("        SINKS", f"        {SINKS}" if sinks else "", 1)
     text = text.replace("        SLOPES", "        slope[r] = float(in_slopes[from + head[r]]);" if slopes else "", 1)
     text = text.replace("MASKED", ("", KEEPS, ADDS)[mask], 1)
+    text = text.replace("    END\n", WHOLE if whole else PART, 1)
     return text.replace("    int safe[2]", f"{f'    {corner}' if mask else ''}    int safe[2]", 1)
 
 
 def tile(depth: int, width: int) -> int:
     """How many keys are worked on at once: what shared memory and registers have room for."""
     return 64 if max(depth, width) <= 128 else 32
+
+
+def splits(blocks: int, keys: int, size: int) -> int:
+    """Over how many blocks the keys are shared out, where there are `blocks` without that and tiles of `size` keys."""
+    return max(1, min(FULL // blocks, keys // (LEAST * size))) if blocks > 0 else 1

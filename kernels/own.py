@@ -1,8 +1,9 @@
 """Our own kernel as a step of a program: on a CPU compiled code, on a GPU the same body as a custom kernel of MLX.
 
-A step is called between two pieces of a program, on arrays that are not computed yet. Outside of MLX's transformations
-it runs the kernel; inside of `mx.compile` or `mx.vmap`, where nothing can be evaluated, the same in MLX's operations.
-Gradients are those of MLX's operations too: the kernel stands under `mx.custom_function`.
+On a CPU a step is called between two pieces of a program, on arrays that are not computed yet. Outside of MLX's
+transformations it runs the kernel; inside of `mx.compile` or `mx.vmap`, where nothing can be evaluated, the same in
+MLX's operations. On a GPU it is a primitive like others. Gradients are those of MLX's operations: the kernel stands
+under `mx.custom_function`.
 """
 
 from __future__ import annotations
@@ -105,16 +106,18 @@ def _name(form: Form) -> str:
     return ", ".join((where, *filter(None, some)))
 
 
-def takes(q: TensorType, k: TensorType, v: TensorType) -> bool:
+def takes(call: Call, banded: bool = False) -> bool:
     """Whether a call that MLX could take as well goes to ours: where MLX has no kernel, and that pays.
 
-    On macOS MLX's own products run on Accelerate, against which ours has not been measured.
+    `banded` says that most of its mask, an array for MLX's kernel, is two numbers for ours. On macOS MLX's own products
+    run on Accelerate, against which ours has not been measured.
     """
-    call, where = Call(q, k, v), backend()
-    products = call.cells * (q.shape[3] + v.shape[3])
-    if sys.platform == "darwin" or (where == "cuda" and (q.dtype != mx.float32 or cuda(call).kernel is not None)):
+    where = backend()
+    if sys.platform == "darwin" or (where == "cuda" and cuda(call).kernel is not None and not banded):
         return False
-    return unworthy(call.cells, products, where, memory()) is None and refuses(call) is None
+    if banded and not (where == "cuda" and call.dtype in HALVES):
+        return False
+    return unworthy(call, where, memory()) is None and refuses(call) is None
 
 
 def step(graph: Graph, node: Node) -> Step | None:
@@ -122,14 +125,16 @@ def step(graph: Graph, node: Node) -> Step | None:
     if node.op not in (KERNEL, FLASH) or (node.op == KERNEL and any(node.arguments[3:])):
         return None
     operands = [operand.type for operand in graph.operands(node)]
-    q, k, v = operands[:3]
+    q, k = operands[:2]
+    if backend() != "cpu" and not all(operand.size for operand in operands):
+        return None
     form = form_of(node, len(operands))
     if node.op == KERNEL:
         larger = padding.padded(call_of(form, operands))
         if larger is not None:
             return lambda x: [_padded(form, larger, x)]
         # rows before the first key, which only a causal mask of fewer keys than queries has, see all keys in MLX
-        if not takes(q, k, v) or (form.causal and q.shape[2] > k.shape[2]):
+        if not takes(call_of(form, operands)) or (form.causal and q.shape[2] > k.shape[2]):
             return None
     if refuses(call_of(form, operands), form.softcap > 0, bool(form.slopes)) is not None:
         return None

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from fuser.ir.types import TensorType
 from fuser.kernels import own
-from fuser.kernels.admission import Call, backend
+from fuser.kernels.admission import HALVES, Call, backend
 from fuser.kernels.cost import When, gains_nothing, memory, unworthy
 from fuser.reading.axes import size_of
 from fuser.regions import Attention
@@ -50,9 +50,9 @@ def _ours(region: Attention, when: When) -> str | None:
     """Why our kernel, which can cap scores, is not called for a region that needs it."""
     call = called(region)
     reason = None
-    # on a CPU the cut for it costs no more than the steps that it stands for, however few the scores
-    if when == "profitable" and backend() != "cpu":
-        reason = unworthy(call.cells, call.cells * sum(call.heads), backend(), memory())
+    # on a CPU, and in half types on CUDA, it costs no more than the steps that it stands for, however few the scores
+    if when == "profitable" and backend() != "cpu" and not (backend() == "cuda" and call.dtype in HALVES):
+        reason = unworthy(call, backend(), memory())
     # what does not pay is not built
     reason = reason or own.refuses(call, capped=True)
     return reason and f": {reason}"
@@ -74,7 +74,9 @@ def flops_saved(region: Attention) -> int:
     if region.mask.kind != "causal":
         return 0
     rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
-    hidden = sum(max(0, min(columns, rows - 1 - row)) for row in range(rows))
+    # one key for the last row but one, one more for each row before it, until there are no more keys
+    steps = min(rows - 1, columns)
+    hidden = steps * (steps + 1) // 2 + (rows - 1 - steps) * columns
     outer = size_of(region.roles.batch) * region.roles.query_heads
     width = size_of(region.products_with_values[0].width)
     return 2 * outer * hidden * (region.depth + width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ FIBERS = r"""
 #include <ucontext.h>
 #include <vector>
 
-static struct { int x, y; } worker_at, group_at;
+static struct { int x, y, z; } worker_at, group_at;
 static const int MOST = 128;
 static ucontext_t lanes[MOST], home;
 static float slots[2][MOST];
@@ -48,11 +49,11 @@ static void enter(int lane) {
     work();
 }
 
-static void run_grid(void (*each)(), int blocks, int groups, int threads) {
+static void run_grid(void (*each)(), int blocks, int groups, int splits, int threads) {
     std::vector<char> stacks(threads << 18);
     work = each, count = threads;
-    for (group_at.y = 0; group_at.y < groups; group_at.y++)
-        for (group_at.x = 0; group_at.x < blocks; group_at.x++) {
+    for (int most = groups * splits, n = 0; n < most; n++)
+        for (group_at.y = n % groups, group_at.z = n / groups, group_at.x = 0; group_at.x < blocks; group_at.x++) {
             for (int lane = 0; lane < threads; lane++) {
                 getcontext(&lanes[lane]);
                 lanes[lane].uc_stack.ss_sp = stacks.data() + ((size_t)lane << 18);
@@ -109,7 +110,7 @@ static void multiply(float *c, const unsigned *a, const unsigned *b) {
 }
 // the figures of ldmatrix there
 static const uint16_t *given_rows[MOST];
-static void loaded(unsigned *b, const void *row, bool turned) {
+static inline void loaded(unsigned *b, const void *row, bool turned) {
     const int me = here, warp = me / 32 * 32, lane = me % 32;
     given_rows[me] = (const uint16_t *)row;
     exchanged(0, 0);
@@ -121,9 +122,9 @@ static void loaded(unsigned *b, const void *row, bool turned) {
     }
     exchanged(0, 0);
 }
-static void four(unsigned *b, const void *row) { loaded(b, row, false); }
-static void four_turned(unsigned *b, const void *row) { loaded(b, row, true); }
-static void fetch(void *to, const void *from, bool there) {
+static inline void four(unsigned *b, const void *row) { loaded(b, row, false); }
+static inline void four_turned(unsigned *b, const void *row) { loaded(b, row, true); }
+static inline void fetch(void *to, const void *from, bool there) {
     if ((size_t)to % 16 || (size_t)from % 16)
         std::abort();
     there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16);
@@ -135,9 +136,8 @@ static void fetch(void *to, const void *from, bool there) {
 HEADERS = {
     "metal": flash_gpu.METAL.replace("#include <metal_stdlib>", ""),
     "cuda": flash_gpu.CUDA,
-    "cores": flash_mma.HEADER,
 }
-NAMES = {mx.float32: "float", mx.float16: "_Float16"}
+NAMES = {mx.float32: "float", mx.float16: "_Float16", mx.int32: "int", mx.bool_: "uint8_t"}
 # every warning but those about the GPUs' own pragmas is an error
 FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-pass-failed")
 ARRAYS = ("in_mask", "in_sinks", "in_slopes")
@@ -155,8 +155,11 @@ Constants = tuple[tuple[str, int], ...]
 def kernel(where: str, folder: Path) -> Callable[..., Callable[..., Any]]:
     """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`."""
 
-    def made(_: str, mask: int, sinks: bool, slopes: bool, constants: Constants) -> Callable[..., Any]:
-        return _launcher(where, (mask, sinks, slopes), dict(constants), folder)
+    def made(
+        asked: str, mask: int, sinks: bool, slopes: bool, types: Sequence[mx.Dtype], constants: Constants
+    ) -> Callable[..., Any]:
+        text = asked if asked in ("parts", "merge") else where
+        return _launcher(text, (mask, sinks, slopes), dict(constants), folder)
 
     return made
 
@@ -173,18 +176,22 @@ def _launcher(
         output_dtypes: Sequence[mx.Dtype],
     ) -> list[mx.array]:
         arrays = [np.array(each) for each in inputs]
-        out = np.full(output_shapes[0], np.nan, arrays[0].dtype)
-        library = ctypes.CDLL(str(built(where, given, constants | dict(template), folder)))
-        pointers = (ctypes.c_void_p * (len(arrays) + 1))(*(each.ctypes.data for each in (*arrays, out)))
-        library.run(pointers, grid[0] // threadgroup[0], grid[1], threadgroup[0])
-        return [mx.array(out)]
+        numpy = {mx.float32: np.float32, mx.float16: np.float16}
+        outs = [np.full(s, np.nan, numpy[t]) for s, t in zip(output_shapes, output_dtypes, strict=True)]
+        types = [NAMES[each.dtype] for each in inputs]
+        library = ctypes.CDLL(str(built(where, given, types, constants | dict(template), folder)))
+        pointers = (ctypes.c_void_p * (len(arrays) + len(outs)))(*(each.ctypes.data for each in (*arrays, *outs)))
+        library.run(pointers, grid[0] // threadgroup[0], grid[1], grid[2], threadgroup[0])
+        return [mx.array(out) for out in outs]
 
     return run
 
 
-def built(where: str, given: tuple[int, bool, bool], template: dict[str, Any], folder: Path) -> Path:
+def built(
+    where: str, given: tuple[int, bool, bool], types: Sequence[str], template: dict[str, Any], folder: Path
+) -> Path:
     """The shared library for a choice of arrays and template arguments."""
-    text = source(where, given, template)
+    text = source(where, given, types, template)
     path = folder / f"{where}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         code, found = path.with_suffix(".cpp"), host.compiler()
@@ -196,36 +203,46 @@ def built(where: str, given: tuple[int, bool, bool], template: dict[str, Any], f
     return path
 
 
-def source(where: str, given: tuple[int, bool, bool], template: dict[str, Any]) -> str:
+def source(where: str, given: tuple[int, bool, bool], types: Sequence[str], template: dict[str, Any]) -> str:
     """The kernel as MLX puts it together and what runs it over a grid."""
-    body = flash_mma.source(*given) if where == "cores" else flash_gpu.source(where, bool(given[0]), *given[1:])
+    names = ["in_q", "in_k", "in_v", "sizes", "numbers", *itertools.compress(ARRAYS, given)]
+    outputs = ["given"]
     half = NAMES[template["T"]]
-    types = {"in_mask": "uint8_t" if given[0] == 1 else "float"}
-    rest = [name for name, there in zip(ARRAYS, given, strict=True) if there]
-    parameters = [(half, "in_q"), (half, "in_k"), (half, "in_v"), ("int", "sizes"), ("float", "numbers")]
-    parameters += [(types.get(name, "float"), name) for name in rest]
+    if where == "merge":
+        names, body = ["parts", "marks", "sizes", "numbers"], flash_mma.MERGE
+    elif where in ("cores", "parts"):
+        body = flash_mma.source(*given, where == "cores")
+        outputs += ["marks"] if where == "parts" else []
+    else:
+        body = flash_gpu.source(where, bool(given[0]), *given[1:])
+    results = ["float", "float"] if where == "parts" else [half]
     constants = [
         f"constexpr {'bool' if name.startswith('HAS') else 'int'} {name} = {int(value)};"
         for name, value in template.items()
         if name != "T"
     ]
-    bound = [f"auto {name} = (const {type} *)pointers[{n}];" for n, (type, name) in enumerate(parameters)]
+    bound = [
+        f"auto {name} = (const {type} *)pointers[{n}];" for n, (type, name) in enumerate(zip(types, names, strict=True))
+    ]
+    bound += [
+        f"auto {name} = ({type} *)pointers[{len(names) + n}];"
+        for n, (type, name) in enumerate(zip(results, outputs, strict=True))
+    ]
     lines = [
         FIBERS,
         SHIMS["metal" if where == "metal" else "cuda"],
-        CORES if where == "cores" else "",
-        HEADERS[where],
+        "" if where in HEADERS else CORES,
+        HEADERS.get(where, flash_mma.HEADER),
         f"typedef {half} T;",
         *constants,
         "static void **pointers;",
         "static void attention() {",
         *bound,
-        f"auto given = (T *)pointers[{len(parameters)}];",
         body,
         "}",
-        'extern "C" void run(void **given, int blocks, int groups, int threads) {',
+        'extern "C" void run(void **given, int blocks, int groups, int splits, int threads) {',
         "pointers = given;",
-        "run_grid(attention, blocks, groups, threads);",
+        "run_grid(attention, blocks, groups, splits, threads);",
         "}",
     ]
     return "\n".join(lines)

@@ -57,6 +57,7 @@ def one_node(
             [info(f"y{place}", np.float32, None) for place in range(outputs)],
             {f"x{place}": inputs[place] for place in constants},
             opset,
+            domains=(domain,) if domain else (),
         )
     )
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import onnx
 
 from fuser.frontends.onnx_graph import OLDEST
-from fuser.frontends.onnx_ops.refused import reason
+from fuser.frontends.onnx_ops.refused import REASONS, reason
 from fuser.frontends.onnx_ops.registry import find, registered
 from tests.onnx_cases import Outcome, cases
 
@@ -71,7 +71,13 @@ def table(outcomes: dict[str, Outcome]) -> str:
     ]
     names = sorted({operator.name for operator in registered() if operator.domain == "com.microsoft"})
     lines += ["", "## com.microsoft", "", "Those that ONNX Runtime's tools and exporters write into transformers:", ""]
-    lines += [", ".join(names) + "."]
+    lines += [", ".join(names) + ".", "", "Refused:", ""]
+    refused: dict[str, list[str]] = defaultdict(list)
+    for (where, name), why in REASONS.items():
+        if where == "com.microsoft":
+            refused[why].append(name)
+    lines += [f"- {', '.join(sorted(names))}: {why}." for why, names in refused.items()]
+    lines += [f"- Operators of com.microsoft.nchwc: {reason('com.microsoft.nchwc', '')}."]
     return "\n".join(lines) + "\n"
 
 

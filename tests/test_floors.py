@@ -17,6 +17,8 @@ FLOORS = {
     "fuser.reading": 1,
     "fuser.masks": 2,
     "fuser.regions": 3,
+    "fuser.roles": 3,
+    "fuser.joined": 3,
     "fuser.patterns": 3,
     "fuser.kernels": 4,
     "fuser.report": 4,

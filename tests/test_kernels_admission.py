@@ -9,7 +9,7 @@ import pytest
 
 import fuser
 from fuser.ir.types import TensorType
-from fuser.kernels import admission, padding, sdpa
+from fuser.kernels import admission, own, padding, sdpa
 from fuser.kernels.admission import Backend, Call, Mask, cuda, metal
 from fuser.kernels.cost import gains_nothing, unworthy
 
@@ -144,9 +144,25 @@ def test_float32_gains_nothing_on_cuda() -> None:
 
 
 def test_our_kernel_pays_for_many_scores() -> None:
-    assert unworthy(1 << 8, 1 << 15, "cpu", 0) is not None and unworthy(1 << 10, 1 << 17, "cpu", 0) is None
-    assert unworthy(1 << 20, 1 << 27, "cuda", 80 << 30) is not None
-    assert unworthy(1 << 34, 1 << 41, "cuda", 80 << 30) is None
+    few, many = call((1, 1, 16, 32), (1, 1, 16, 32)), call((1, 2, 32, 64), (1, 2, 32, 64))
+    assert unworthy(few, "cpu", 0) is not None and unworthy(many, "cpu", 0) is None
+    long = call(*square(64, 1 << 15), dtype=mx.float32)
+    for where in ("cuda", "metal"):
+        assert unworthy(long, where, 80 << 30) is not None and unworthy(long, where, 8 << 30) is None
+    # on tensor cores it does but for wide heads that see all of many keys
+    assert unworthy(few, "cuda", 80 << 30) is None and unworthy(call(*square(256, 512)), "cuda", 80 << 30) is None
+    assert unworthy(call(*square(256, 2048), mask="causal"), "cuda", 80 << 30) is None
+    assert unworthy(call(*square(256, 2048)), "cuda", 80 << 30) is not None
+
+
+def test_masks_that_are_numbers_go_to_our_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "backend", lambda: "cuda")
+    monkeypatch.setattr(own, "refuses", lambda *_: None)
+    masked, plain = call(*square(64, 2048), mask="boolean"), call(*square(64, 2048))
+    assert own.takes(masked, banded=True) and not own.takes(masked) and not own.takes(plain)
+    assert not own.takes(call(*square(64, 2048), mask="boolean", dtype=mx.float32), banded=True)
+    # one query and an array: MLX has no kernel
+    assert own.takes(call((4, 8, 1, 64), (4, 2, 512, 64), mask="boolean"))
 
 
 def test_what_gains_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,29 @@ def check_tensor_cores(where: str, folder: Path, dtype: mx.Dtype) -> None:
     check(where, folder, wide, dtype, ahead=0)
 
 
+def check_parts(where: str, folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash_mma, "LEAST", 1)
+    flash_gpu.plan.cache_clear()
+    shapes: list[tuple[int, ...]] = [(2, 4, 1, 32), (2, 2, 200, 32), (2, 2, 200, 40)]
+    check(where, folder, shapes, dtype)
+    more: dict[str, Any] = {"sinks": normal(4), "slopes": -0.1 * np.arange(1, 5, dtype=np.float32), "softcap": 5.0}
+    check(where, folder, shapes, dtype, mask=normal(2, 1, 1, 200), behind=150, **more)
+    keep = RNG.random((2, 4, 1, 200)) > 0.4
+    keep[0, 1], keep[1, 2, :, 70:] = False, False
+    check(where, folder, shapes, dtype, mask=keep, empty=np.nan)
+    assert flash_mma.splits(4, 200, 64) == 3
+
+
 def test_tensor_cores(folder: Path) -> None:
     if COMPILER is None or not has_halves(COMPILER):
         pytest.skip("the compiler has no float16")
     check_tensor_cores("cores", folder, mx.float16)
+
+
+def test_keys_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if COMPILER is None or not has_halves(COMPILER):
+        pytest.skip("the compiler has no float16")
+    check_parts("cores", folder, mx.float16, monkeypatch)
 
 
 @pytest.mark.skipif(backend() != "cuda", reason="there is no GPU with tensor cores")
@@ -115,3 +134,4 @@ def test_tensor_cores(folder: Path) -> None:
 def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flash_mma, "WARPS", 4)
     check_tensor_cores("real", folder, dtype)
+    check_parts("real", folder, dtype, monkeypatch)

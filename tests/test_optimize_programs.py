@@ -89,6 +89,15 @@ def test_weights_are_not_copied_and_attributes_are_reached() -> None:
 # -- callables of all kinds --------------------------------------------------------------------------------------------
 
 
+def test_arrays_without_elements_are_read() -> None:
+    def program(x: mx.array, y: mx.array) -> mx.array:
+        return mx.exp(x) / mx.exp(y).reshape(0)
+
+    fast = fuser.optimize(program)
+    assert fast(mx.zeros(0), mx.zeros((5, 0))).shape == (0,)
+    assert not fast.report.notes
+
+
 def test_methods() -> None:
     block = Block()
     fast = fuser.optimize(block.twice)

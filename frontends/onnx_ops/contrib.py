@@ -13,7 +13,6 @@ from fuser.frontends.onnx_ops.index import safe
 from fuser.frontends.onnx_ops.linear import gemm, matmul
 from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.norm import normalized, rms
-from fuser.frontends.onnx_ops.quantize import dynamic_quantize_linear, exact_product
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_ops.window import channels_last, conv, window
 from fuser.frontends.onnx_types import HALVES, Host
@@ -232,130 +231,6 @@ def skip_group_norm(
     if bias is not None:
         total = total + (bias if last else bias[:, None, None])
     return _group_norm(call, total, scale, shift), total
-
-
-def _unpacked(packed: mx.array, bits: int, count: int) -> mx.array:
-    """Small unsigned integers out of bytes, the low bits first, along the last axis."""
-    if bits == 8:
-        return packed[..., :count]
-    shifts = mx.array(np.arange(0, 8, bits, dtype=np.uint8))
-    parts = mx.right_shift(packed[..., None], shifts)
-    values = mx.bitwise_and(parts, mx.array((1 << bits) - 1, dtype=mx.uint8))
-    return values.reshape(*packed.shape[:-1], -1)[..., :count]
-
-
-@op("MatMulNBits", domain=MS)
-def matmul_nbits(
-    call: Call,
-    a: mx.array,
-    packed: mx.array,
-    scales: mx.array,
-    zeros: mx.array | None = None,
-    group_index: mx.array | None = None,
-    bias: mx.array | None = None,
-) -> mx.array:
-    """Product with a matrix of few bits: MLX's own quantized product where the blocks fit it."""
-    k, n, bits, block = (call.integer(name) for name in ("K", "N", "bits", "block_size"))
-    if group_index is not None or call.integer("weight_prepacked", 0):
-        raise call.refuse("g_idx, and weights packed for another device")
-    if bits not in (2, 4, 8) or block < 16 or block & (block - 1):
-        raise call.refuse(f"{bits} bits in blocks of {block}")
-    blocks = -(-k // block)
-    if packed.size != n * blocks * block * bits // 8 or scales.size != n * blocks or a.shape[-1] != k:
-        raise call.invalid(f"{list(packed.shape)} and {list(scales.shape)} are no matrix of {k} by {n}")
-
-    def offsets() -> mx.array:
-        if zeros is None:
-            return mx.full((n, blocks), 1 << (bits - 1), dtype=scales.dtype)
-        if zeros.dtype == mx.uint8:
-            return _unpacked(zeros.reshape(n, -1), bits, blocks).astype(scales.dtype)
-        return zeros.reshape(n, blocks).astype(scales.dtype)
-
-    rates = scales.reshape(n, blocks)
-    if block in (32, 64, 128) and k % block == 0 and a.dtype == scales.dtype:
-
-        def convert() -> tuple[mx.array, ...]:
-            # little-endian words of the same bytes are MLX's packing; its offset is added, not subtracted
-            words = packed.reshape(n, -1).view(mx.uint32)
-            return mx.array(words), mx.array(rates), -offsets() * rates
-
-        words, rates, shifts = call.once("words", (1, 2, 3), convert)
-        result = mx.quantized_matmul(a, words, rates, shifts, transpose=True, group_size=block, bits=bits)
-    else:
-        values = _unpacked(packed.reshape(n, blocks, -1), bits, block).astype(scales.dtype)
-        weight = ((values - offsets()[..., None]) * rates[..., None]).reshape(n, -1)[:, :k]
-        result = mx.matmul(a, mx.transpose(weight.astype(a.dtype)))
-    return result if bias is None else result + bias
-
-
-@op("GatherBlockQuantized", domain=MS, narrow=True)
-def gather_block_quantized(
-    call: Call, data: mx.array, index: mx.array, scales: mx.array, zeros: mx.array | None = None
-) -> mx.array:
-    """Rows of a quantized table."""
-    small = not isinstance(data, mx.array)
-    table = call.array(data)
-    offsets = None if zeros is None else call.array(zeros)
-    bits = 8 if small else call.integer("bits", 4)
-    axis = call.axis(call.integer("gather_axis", 0), table.ndim)
-    along = call.axis(call.integer("quantize_axis", 1), table.ndim)
-    if along != table.ndim - 1 or axis == along:
-        raise call.refuse("blocks along another axis than the last, or rows along it")
-    block = call.integer("block_size", 128)
-    places = safe(call, index, table.shape[axis])
-    rows, rates = mx.take(table, places, axis=axis), mx.take(scales, places, axis=axis)
-    count = rows.shape[-1] * 8 // bits
-    values = rows.astype(scales.dtype) if small else _unpacked(rows, bits, count).astype(scales.dtype)
-    middle: mx.array = mx.array(0 if small else 1 << (bits - 1), dtype=scales.dtype)
-    if offsets is not None:
-        picked = mx.take(offsets, places, axis=axis)
-        picked = picked if small else _unpacked(picked, bits, rates.shape[-1])
-        middle = mx.repeat(picked.astype(scales.dtype), block, axis=-1)[..., :count]
-    return (values - middle) * mx.repeat(rates, block, axis=-1)[..., :count]
-
-
-@op("DynamicQuantizeMatMul", domain=MS)
-def dynamic_quantize_matmul(
-    call: Call,
-    a: mx.array,
-    b: mx.array,
-    b_scale: mx.array,
-    b_zero: mx.array | None = None,
-    bias: mx.array | None = None,
-) -> mx.array:
-    """Product with a quantized matrix, of values that are quantized first."""
-    quantized, scale, zero = dynamic_quantize_linear(call, a)
-    return _scaled_product(quantized, b, scale * b_scale, zero, b_zero, bias)
-
-
-@op("MatMulIntegerToFloat", domain=MS)
-def matmul_integer_to_float(
-    call: Call,
-    a: mx.array,
-    b: mx.array,
-    a_scale: mx.array,
-    b_scale: mx.array,
-    a_zero: mx.array | None = None,
-    b_zero: mx.array | None = None,
-    bias: mx.array | None = None,
-) -> mx.array:
-    """Product of quantized matrices as floats."""
-    return _scaled_product(a, b, a_scale * b_scale, a_zero, b_zero, bias)
-
-
-def _scaled_product(
-    a: mx.array,
-    b: mx.array,
-    scale: mx.array,
-    a_zero: mx.array | None,
-    b_zero: mx.array | None,
-    bias: mx.array | None,
-) -> mx.array:
-    left, right = a.astype(mx.float32), b.astype(mx.float32)
-    left = left if a_zero is None else left - a_zero.astype(mx.float32)
-    right = right if b_zero is None else right - b_zero.astype(mx.float32)
-    result = exact_product(left, right).astype(mx.float32) * scale
-    return result if bias is None else result + bias
 
 
 @op("RelativePositionBias", domain=MS, host=(1, 2))

@@ -10,7 +10,6 @@ import numpy as np
 
 from fuser.frontends.onnx_ops.attention import (
     Keep,
-    both,
     in_window,
     merge_heads,
     repeat_heads,
@@ -18,11 +17,11 @@ from fuser.frontends.onnx_ops.attention import (
     split_heads,
 )
 from fuser.frontends.onnx_ops.contrib import MS
+from fuser.frontends.onnx_ops.contrib_cache import cached, from_beams, length, visible, widened
 from fuser.frontends.onnx_ops.index import safe
-from fuser.frontends.onnx_ops.math import const, reduced
-from fuser.frontends.onnx_ops.norm import rms
+from fuser.frontends.onnx_ops.math import const
 from fuser.frontends.onnx_ops.quantize import exact_product
-from fuser.frontends.onnx_ops.registry import Call, host_value, ints, op
+from fuser.frontends.onnx_ops.registry import Call, host_value, op
 from fuser.frontends.onnx_types import Value
 
 
@@ -73,6 +72,8 @@ def padding_bias(
     places = mx.array(np.arange(keys, dtype=np.int32))
     if array.ndim == 1 and array.size == batch:
         keep = places[None] < array[:, None]
+    elif array.ndim == 1 and array.size == 3 * batch + 2:  # lengths, and where packed sequences would start
+        keep = places[None] < array[:batch, None]
     elif array.ndim == 1 and array.size == 2 * batch:
         keep = mx.logical_and(places[None] < array[:batch, None], places[None] >= array[batch:, None])
     elif (array.ndim == 2 and tuple(array.shape) == (batch, keys)) or (
@@ -96,7 +97,10 @@ def _self_attention(
     heads = call.integer("num_heads")
     sizes = call.get("qkv_hidden_sizes") or [packed.shape[-1] // 3] * 3
     if call.flag("do_rotary") or call.flag("past_present_share_buffer"):
-        raise call.refuse("do_rotary and past_present_share_buffer")
+        raise call.refuse(
+            "do_rotary and past_present_share_buffer, which ONNX Runtime has on GPUs only: "
+            "write MultiHeadAttention and RotaryEmbedding instead"
+        )
     if len(sizes) != 3 or sum(sizes) != packed.shape[-1]:
         raise call.invalid(f"a width of {packed.shape[-1]} is not split into {sizes}")
     parts = mx.split(packed, [sizes[0], sizes[0] + sizes[1]], axis=-1)
@@ -152,29 +156,6 @@ def quantized_attention(
     return _self_attention(call, packed, mask, past, None)
 
 
-@op("PackedAttention", domain=MS)
-def packed_attention(
-    call: Call,
-    x: mx.array,
-    weights: mx.array,
-    bias: mx.array,
-    token_offset: mx.array,
-    lengths: mx.array,
-    attention_bias: mx.array | None = None,
-) -> mx.array:
-    """Attention of sequences that lie one after the other without padding: each token sees its own sequence."""
-    if attention_bias is not None:
-        raise call.refuse("attention_bias")
-    packed = mx.matmul(x, weights) + bias
-    sizes = call.get("qkv_hidden_sizes") or [packed.shape[-1] // 3] * 3
-    parts = mx.split(packed[None], [sizes[0], sizes[0] + sizes[1]], axis=-1)
-    q, k, v = (split_heads(call, part, call.integer("num_heads")) for part in parts)
-    places = mx.array(np.arange(x.shape[0]).reshape(-1, 1))
-    sequence = reduced("sum", (places >= lengths[1:].astype(mx.int64)).astype(mx.int32), 1, keep=False)
-    keep = mx.equal(sequence[:, None], sequence[None, :])
-    return merge_heads(attend(call, q, k, v, keep=keep).output)[0]
-
-
 @op("MultiHeadAttention", domain=MS, raw=True)
 def multi_head_attention(
     call: Call,
@@ -190,38 +171,70 @@ def multi_head_attention(
     beams: Value | None = None,
 ) -> tuple[mx.array, ...]:
     """Attention of projected q, k and v."""
-    if beams is not None:
-        raise call.refuse("cache_indirection")
+    caches = None if past_key is None or past_value is None else (past_key, past_value, past_length)
+    return _with_cache(call, (query, key, value, bias), mask, attention_bias, caches, beams, 8)
+
+
+@op("DecoderMaskedMultiHeadAttention", domain=MS, raw=True)
+def decoder_masked_multi_head_attention(
+    call: Call,
+    query: Value,
+    key: Value | None = None,
+    value: Value | None = None,
+    mask: Value | None = None,
+    attention_bias: Value | None = None,
+    past_key: Value | None = None,
+    past_value: Value | None = None,
+    past_length: Value | None = None,
+    beam_width: Value | None = None,
+    beams: Value | None = None,
+    bias: Value | None = None,
+) -> tuple[mx.array, ...]:
+    """Attention of one new query, to a cache with room or to keys from elsewhere."""
+    caches = None if past_key is None or past_value is None else (past_key, past_value, past_length)
+    if caches is not None and past_length is None:
+        raise call.refuse("a cache without past_sequence_length")
+    return _with_cache(call, (query, key, value, bias), mask, attention_bias, caches, beams, 7)
+
+
+def _with_cache(
+    call: Call,
+    projected: tuple[Value, Value | None, Value | None, Value | None],
+    mask: Value | None,
+    bias: Value | None,
+    caches: tuple[Value, Value, Value | None] | None,
+    beams: Value | None,
+    place: int,
+) -> tuple[mx.array, ...]:
+    """Attention behind a cache that grows, or that has room: there input `place` says how much of it is used."""
+    query, key, value, shift = projected
     heads = call.integer("num_heads")
-    q, k, v = _inputs(call, call.array(query), key, value, heads, None if bias is None else call.array(bias))
-    queries, keep = q.shape[2], None
-    if past_key is not None and past_value is not None:
-        if past_length is None:
-            k = mx.concatenate([call.array(past_key), k], axis=2)
-            v = mx.concatenate([call.array(past_value), v], axis=2)
-        else:  # the cache has room: keys and values go to their places in it
-            before = _length(call, past_length)
-            size = call.array(past_key).shape[2]
-            k, v = (_cached(call, new, past, before, size) for new, past in ((k, past_key), (v, past_value)))
-            keep = _visible(call, queries, size, before, call.flag("unidirectional"))
+    q, k, v = _inputs(call, call.array(query), key, value, heads, None if shift is None else call.array(shift))
+    queries, seen, keep, before = q.shape[2], None, None, None
+    if caches is not None and caches[2] is None:
+        k, v = (mx.concatenate([call.array(past), new], axis=2) for new, past in zip((k, v), caches[:2], strict=True))
+    elif caches is not None and caches[2] is not None:  # keys and values go to their places
+        # scores are put out for the keys that are there: how many must be known
+        before = length(call, host_value(caches[2], call, place) if call.wants(3) else caches[2])
+        size = call.array(caches[0]).shape[2]
+        k, v = (cached(call, new, past, before, size) for new, past in zip((k, v), caches[:2], strict=True))
+        keep = visible(call, queries, size, before, call.flag("unidirectional"))
+        if beams is not None:
+            seen = [from_beams(call, x, beams, before) for x in (k, v)]
     keys = k.shape[2]
     if keep is None:
         keep = _causal(call, queries, keys)
-    padding = padding_bias(call, mask, q.shape[0], queries, keys, q)
-    extra = None if attention_bias is None else call.array(attention_bias)
-    found = attend(call, q, k, v, keep=keep, biases=(padding, extra))
+    hidden = None if mask is None else widened(call.array(mask), keys)
+    padding = padding_bias(call, hidden, q.shape[0], queries, keys, q)
+    extra = None if bias is None else widened(call.array(bias), keys)
+    found = attend(call, q, *(seen or (k, v)), keep=keep, biases=(padding, extra))
     if not call.wants(3):
         return merge_heads(found.output), k, v
-    hidden = mx.finfo(found.scores.dtype).min
-    scores = found.scores if keep is None else mx.where(call.array(keep), found.scores, const(hidden, found.scores))
+    lowest = const(mx.finfo(found.scores.dtype).min, found.scores)
+    scores = found.scores if keep is None else mx.where(call.array(keep), found.scores, lowest)
+    if isinstance(before, int):
+        scores = scores[..., : before + queries]
     return merge_heads(found.output), k, v, scores
-
-
-def _length(call: Call, value: Value) -> int | mx.array:
-    """How many keys a cache holds: a number, or an array of one where only a run tells."""
-    if isinstance(value, np.ndarray):
-        return ints(value)[0]
-    return call.array(value).astype(mx.int64).reshape(1, 1)
 
 
 def _inputs(
@@ -255,122 +268,6 @@ def _inputs(
             parts[index] = part + bias[start : start + width].reshape(1, part.shape[1], 1, part.shape[3])
             start += width
     return parts[0], parts[1], parts[2]
-
-
-@op("GroupQueryAttention", domain=MS, raw=True, host=(6,))
-def group_query_attention(call: Call, *inputs: Value | None) -> tuple[mx.array, ...]:
-    """Causal attention with shared keys, a cache of fixed or growing length, and rotary embedding."""
-    given: list[Value | None] = [*inputs, *[None] * (17 - len(inputs))]
-    query, key, value, past_key, past_value, lengths, total, cos, sin, places, bias, sink = given[:12]
-    if any(item is not None for item in (given[12], given[13], given[16])) or call.flag("sliding_window_cache"):
-        raise call.refuse("a quantized or windowed cache, and query_seqlens")
-    if query is None or lengths is None or total is None:
-        raise call.invalid("it has no query, seqlens_k or total_sequence_length")
-    heads, kv_heads = call.integer("num_heads"), call.integer("kv_num_heads")
-    q, k, v = _grouped(call, query, key, value, heads, kv_heads)
-    if given[14] is not None and given[15] is not None:
-        epsilon = call.number("qk_norm_epsilon", 1e-6)
-        q = rms(q, [-1], call.number("q_norm_epsilon", epsilon)) * call.array(given[14])
-        k = rms(k, [-1], call.number("k_norm_epsilon", epsilon)) * call.array(given[15])
-    step, final = q.shape[2], ints(host_value(total, call, 6))[0]
-    capacity = 0 if past_key is None else call.array(past_key).shape[2]
-    # how many keys come before the new ones: the same for all sequences, unless a batch of them goes on
-    prompt = final == step or capacity == 0
-    before: int | mx.array = 0 if prompt else final - step
-    if not prompt and q.shape[0] > 1:
-        before = call.array(lengths).astype(mx.int64).reshape(-1, 1) + mx.array(1 - step, dtype=mx.int64)
-    if call.flag("do_rotary"):
-        if cos is None or sin is None:
-            raise call.invalid("it has no cos_cache and sin_cache")
-        q, k = _rotated(call, q, k, cos, sin, places, before)
-    k, v = (_cached(call, new, past, before, max(final, capacity)) for new, past in ((k, past_key), (v, past_value)))
-    keys = k.shape[2]
-    keep = _visible(call, step, keys, before, call.flag("causal", True))
-    added = None if bias is None else call.array(bias)
-    if added is not None and added.shape[-1] < keys:
-        added = mx.pad(added, [(0, 0)] * (added.ndim - 1) + [(0, keys - added.shape[-1])])
-    column = call.array(sink) if sink is not None else None
-    if column is None and call.integer("smooth_softmax", 0) == 1:
-        column = mx.zeros((heads,), dtype=q.dtype)
-    found = attend(call, q, k, v, keep=keep, biases=(added,), softcap=call.number("softcap", 0.0), sink=column)
-    results = merge_heads(found.output), k, v
-    match call.integer("qk_output", 0):
-        case 1:
-            hidden = const(0, found.scores)
-            return *results, found.scores if keep is None else mx.where(call.array(keep), found.scores, hidden)
-        case 2:
-            return *results, found.weights
-    return results
-
-
-def _grouped(
-    call: Call, query: Value, key: Value | None, value: Value | None, heads: int, kv_heads: int
-) -> tuple[mx.array, mx.array, mx.array]:
-    q = call.array(query)
-    if key is not None and value is not None:
-        return (
-            split_heads(call, q, heads),
-            split_heads(call, call.array(key), kv_heads),
-            split_heads(call, call.array(value), kv_heads),
-        )
-    width = q.shape[-1] // (heads + 2 * kv_heads)
-    parts = mx.split(q, [heads * width, (heads + kv_heads) * width], axis=-1)
-    return (
-        split_heads(call, parts[0], heads),
-        split_heads(call, parts[1], kv_heads),
-        split_heads(call, parts[2], kv_heads),
-    )
-
-
-def _rotated(
-    call: Call, q: mx.array, k: mx.array, cos: Value, sin: Value, places: Value | None, before: int | mx.array
-) -> tuple[mx.array, mx.array]:
-    tables = call.array(cos), call.array(sin)
-    steps = np.arange(q.shape[2])
-    where: Value
-    if places is not None:
-        where = places
-    elif isinstance(before, int):
-        where = (before + steps)[None]
-    else:
-        where = before + mx.array(steps)
-    index = safe(call, where, tables[0].shape[0])
-    c, s = (mx.expand_dims(mx.take(table, index, axis=0), 1) for table in tables)
-    turned = call.flag("rotary_interleaved")
-    width = 2 * c.shape[-1]
-    return rotate(q, c, s, width, turned), rotate(k, c, s, width, turned)
-
-
-def _cached(call: Call, new: mx.array, past: Value | None, before: int | mx.array, size: int) -> mx.array:
-    """New keys or values behind those of a cache, in a cache of `size`."""
-    old = new[:, :, :0] if past is None else call.array(past)
-    if isinstance(before, int):
-        parts = [old[:, :, :before], new]
-        if before + new.shape[2] < size:
-            rest = old[:, :, before + new.shape[2] :]
-            parts.append(rest)
-        return mx.concatenate(parts, axis=2) if len(parts) > 2 or before else new
-    if old.shape[2] < size:
-        old = mx.pad(old, [(0, 0), (0, 0), (0, size - old.shape[2]), (0, 0)])
-    index = safe(call, before + mx.array(np.arange(new.shape[2])), size)[:, None, :, None]
-    return mx.put_along_axis(old, mx.broadcast_to(index, new.shape), new, axis=2)
-
-
-def _visible(call: Call, step: int, keys: int, before: int | mx.array, causal: bool) -> Keep:
-    """What of a cache is seen: what it holds, or, causally, what stands before each query in the local window."""
-    window = call.integer("local_window_size", -1)
-    left = window - 1 if window > 0 else -1
-    if not causal:
-        places = np.arange(keys)
-        if isinstance(before, int):
-            return np.broadcast_to(places < before + step, (step, keys))
-        return (mx.array(places) < before + mx.array(step, dtype=mx.int64))[:, None, None]
-    if isinstance(before, int):
-        return in_window(step, keys, before, left, 0)
-    at = (before + mx.array(np.arange(step)))[:, None, :, None]
-    distance = at - mx.array(np.arange(keys))
-    keep = distance >= mx.array(0, dtype=mx.int64)
-    return both(call, keep, distance <= mx.array(left, dtype=mx.int64) if left >= 0 else None)
 
 
 @op("RotaryEmbedding", domain=MS, raw=True)

@@ -24,6 +24,7 @@ def _stash(call: Call, x: mx.array) -> mx.array:
 
 
 @op("LayerNormalization")
+@op("LayerNormalization", domain="com.microsoft")
 def layer_normalization(
     call: Call, x: mx.array, scale: mx.array, bias: mx.array | None = None
 ) -> tuple[mx.array, mx.array, mx.array]:

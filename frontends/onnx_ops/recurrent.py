@@ -8,7 +8,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from fuser.frontends.onnx_ops.attention import split_heads
+from fuser.frontends.onnx_ops.attention import merge_heads, split_heads
 from fuser.frontends.onnx_ops.math import const
 from fuser.frontends.onnx_ops.registry import Call, op
 
@@ -249,9 +249,11 @@ def linear_attention(
     if rule not in ("linear", "gated", "delta", "gated_delta"):
         raise call.invalid(f"update_rule {rule!r} is unknown")
     heads, kv_heads = call.integer("q_num_heads"), call.integer("kv_num_heads")
+    most = max(heads, kv_heads)
     if (
-        kv_heads < 1
-        or heads % kv_heads
+        min(heads, kv_heads) < 1
+        or most % heads
+        or most % kv_heads
         or ("gated" in rule) != (decay is not None)
         or ("delta" in rule) != (beta is not None)
     ):
@@ -261,10 +263,30 @@ def linear_attention(
         for x, count in ((query, heads), (key, kv_heads), (value, kv_heads))
     )
     width = q.shape[-1]
+    q = q if heads == most else mx.repeat(q, most // heads, axis=1)
     scale = call.number("scale", 0.0) or 1 / math.sqrt(width)
     state = mx.zeros((*k.shape[:2], width, v.shape[-1])) if past is None else past.astype(mx.float32)
     gate = None if decay is None else mx.exp(split_heads(call, decay, kv_heads).astype(mx.float32))
     rate = None if beta is None else mx.transpose(beta.astype(mx.float32)[..., None], (0, 2, 1, 3))
+    result, state = recurrence(call, q, k, v, state, gate, rate)
+    result = merge_heads(result * mx.array(scale))
+    return result.astype(query.dtype), state.astype(query.dtype if past is None else past.dtype)
+
+
+def recurrence(
+    call: Call,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    state: mx.array,
+    gate: mx.array | None,
+    rate: mx.array | None,
+) -> tuple[mx.array, mx.array]:
+    """What each query sees of a matrix that every key and value changes, and the last one.
+
+    `[batch, heads, steps, width]` arrays in float32, of which q may have more heads; `gate` is what is kept of the
+    matrix at each step, and `rate` how much of what it says of a key is replaced by the value.
+    """
     outputs = []
     for step in range(q.shape[2]):
         now = slice(step, step + 1)
@@ -274,10 +296,8 @@ def linear_attention(
         if rate is not None:
             row = rate[:, :, now] * (row - mx.matmul(k[:, :, now], state))
         state = state + column * row
-        seen = state if heads == kv_heads else mx.repeat(state, heads // kv_heads, axis=1)
+        seen = state if q.shape[1] == k.shape[1] else mx.repeat(state, q.shape[1] // k.shape[1], axis=1)
         outputs.append(mx.matmul(q[:, :, now], seen))
     if not outputs:
         raise call.invalid("it has no steps")
-    result = mx.concatenate(outputs, axis=2) * mx.array(scale)
-    result = mx.transpose(result, (0, 2, 1, 3)).reshape(query.shape[0], query.shape[1], -1)
-    return result.astype(query.dtype), state.astype(query.dtype if past is None else past.dtype)
+    return mx.concatenate(outputs, axis=2), state

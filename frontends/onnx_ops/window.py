@@ -314,14 +314,18 @@ def causal_conv_with_state(
     call: Call, x: mx.array, weight: mx.array, bias: mx.array | None = None, past: mx.array | None = None
 ) -> tuple[mx.array, mx.array]:
     """A convolution of each channel that looks backwards only, with the end of the sequence before it."""
-    size = weight.shape[-1]
-    if x.ndim != 3 or tuple(weight.shape) != (x.shape[1], 1, size):
-        raise call.invalid(f"weights {list(weight.shape)} do not fit {list(x.shape)}")
-    before = mx.zeros((*x.shape[:2], size - 1), dtype=x.dtype) if past is None else past
+    size, dilation, last = weight.shape[-1], call.integer("dilation", 1), call.flag("channels_last")
+    if last and x.ndim == 3:
+        x, past = mx.swapaxes(x, 1, 2), None if past is None else mx.swapaxes(past, 1, 2)
+    if x.ndim != 3 or tuple(weight.shape) != (x.shape[1], 1, size) or dilation < 1:
+        raise call.invalid(f"weights {list(weight.shape)} do not fit its input")
+    held = (size - 1) * dilation
+    before = mx.zeros((*x.shape[:2], held), dtype=x.dtype) if past is None else past
     padded = mx.concatenate([before, x], axis=2)
     result: mx.array | None = None
     for place in range(size):
-        part = padded[:, :, place : place + x.shape[2]] * weight[:, :, place]
+        start = place * dilation
+        part = padded[:, :, start : start + x.shape[2]] * weight[:, :, place]
         result = part if result is None else result + part
     if result is None:
         raise call.invalid("its kernel is empty")
@@ -331,4 +335,5 @@ def causal_conv_with_state(
         result = result * mx.sigmoid(result)
     elif activation != "none":
         raise call.invalid(f"activation {activation!r} is unknown")
-    return result, padded[:, :, padded.shape[2] - (size - 1) :]
+    state = padded[:, :, padded.shape[2] - held :]
+    return (mx.swapaxes(result, 1, 2), mx.swapaxes(state, 1, 2)) if last else (result, state)

@@ -86,6 +86,10 @@ class _Trace:
         operands = [each.key for each in region.products] + [each.value for each in region.products_with_values]
         if any(each.parts for each in operands):
             raise Miss("its keys and values are kept in pieces, which are not joined in ONNX", region.softmax.node)
+        if any(each.sums for each in region.products_with_values):
+            raise Miss("its weights are added to others, which are not parted in ONNX", region.softmax.node)
+        if any(mask.array is not None or mask.piece for mask in region.steps):
+            raise Miss("some of its scores are masked alone, of which ONNX has no array", region.softmax.node)
         views = _Views(self.graph, self._names)
         # all views first: they may cut axes in two, and only then do axes get their names
         made = [

@@ -18,6 +18,11 @@ _MOVES = frozenset({"Broadcast", "Reshape", "Transpose", "Flatten", "Unflatten",
 _NOT_KNOWN = frozenset({"RandomBits", INPUT, OPAQUE})
 
 
+def readable(array: mx.array) -> mx.array:
+    """`array` in a type that NumPy has."""
+    return array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
+
+
 class Known:
     """Evaluates the constant part of a graph on demand, once.
 
@@ -31,6 +36,7 @@ class Known:
         self._sources: dict[Node, frozenset[Node] | None] = {}
         self._arrays: dict[Node, tuple[mx.array, ...]] = {}
         self._numbers: dict[Value, float | None] = {}
+        self._ends: dict[Value, tuple[float, float] | None] = {}
         self.relied: set[Node] = set()
 
     def is_known(self, value: Value) -> bool:
@@ -56,8 +62,22 @@ class Known:
         """What `value` is, as numpy (bfloat16 as float32); None when it is not known, or too large to look at."""
         if self._inputs_of(value.node) is None or value.type.nbytes > LARGEST:
             return None
-        array = self._build(value.node)[value.index]
-        return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+        return np.array(readable(self.lazy(value)))
+
+    def lazy(self, value: Value) -> mx.array:
+        """What a known value is, evaluated when it is read."""
+        return self._build(value.node)[value.index]
+
+    def ends(self, value: Value) -> tuple[float, float] | None:
+        """The lowest and the highest number of a known value; None when there is none."""
+        if value not in self._ends:
+            array = None if value.type.size == 0 else self.array(value)
+            self._ends[value] = None if array is None else (float(np.min(array)), float(np.max(array)))
+        return self._ends[value]
+
+    def operands(self, value: Value) -> tuple[Value, ...]:
+        """What a known value is made of; nothing for what is there from the start."""
+        return () if value.node in self._given else self._graph.operands(value.node)
 
     def number(self, value: Value) -> float | None:
         """The one number that every element of `value` is; None when there is none, or it is not a constant.
@@ -79,6 +99,11 @@ class Known:
         # a number that was computed takes few elements; one that was filled in (numpy.full) may take many
         if value.type.size > 4096 and value.node.op != CONSTANT:
             return None
+        # most large arrays are none, which their first row says
+        if value.type.size > 4096:
+            some = self.lazy(value).reshape(-1)[:64]
+            if not mx.all(some == some[0]).item():
+                return None
         array = self.array(value)
         if array is None:
             return None

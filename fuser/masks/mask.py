@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
+from numpy.typing import NDArray
 
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import Dim, Dims
@@ -16,8 +17,14 @@ from fuser.reading.program import Miss, Program, Term, seen_through
 VANISHES = -9e3
 # adding this swallows scores of a usual size, so that a wholly masked row is uniform
 SURE = -1e8
+# as SURE, in float16
+SWALLOWS_HALF = -6e4
 # adding this, or anything lower, leaves nothing of any score
 DROWNS = -1e30
+
+
+# of the keys: where it begins among all, and its axes
+Piece = tuple[int, Dim]
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,10 @@ class Mask:
     """For `keep`: what stands where the mask does not keep, scaled. For `floor`: the smallest score."""
     inverted: bool = False
     """For `keep`: the mask says what to drop."""
-    piece: tuple[int, Dim] | None = None
+    piece: Piece | None = None
     """Where the keys that it masks begin among all, and their axes, when it masks only a piece of them."""
+    array: NDArray[Any] | None = field(default=None, compare=False)
+    """What it is along the axes of the term, where that is known but no value of the program."""
 
 
 def uncast(program: Program, term: Term) -> Term:

@@ -8,17 +8,16 @@ the keys is no scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fuser.ir.graph import Value
 from fuser.masks.mask import SURE, VANISHES, Mask, Scale
 from fuser.patterns.cursor import Cursor, Sink
-from fuser.reading.axes import VIEWS, Dim, axes_of, fresh, resolve
-from fuser.reading.operands import Operand, operand
-from fuser.reading.pieces import joined, translated, translation
+from fuser.reading.axes import VIEWS, Dim, axes_of
+from fuser.reading.operands import operand
 from fuser.reading.products import factors
-from fuser.reading.program import IDENTITIES, Miss, Term, backwards, is_float, most, seen_through
+from fuser.reading.program import IDENTITIES, Miss, backwards, is_float, most
 from fuser.reading.reasons import BEFORE
 from fuser.reading.softmax import is_largest, is_shift
 from fuser.regions import Cap, Product
@@ -38,6 +37,8 @@ class Scores:
 
 Peeler = Callable[[Cursor], Iterable[Cursor]]
 PEELERS: dict[str, Peeler] = {}
+# where a walk ends: a product, or what joins several
+ENDS: dict[str, Callable[[Cursor], Scores]] = {}
 
 
 def peels(*ops: str) -> Callable[[Peeler], Peeler]:
@@ -52,10 +53,8 @@ def peels(*ops: str) -> Callable[[Peeler], Peeler]:
 
 def scores(cursor: Cursor) -> Scores:
     """The products and masks behind `cursor`; raises the `Miss` of the way that led furthest."""
-    if cursor.op in ("Matmul", "AddMM", "Reduce"):
-        return product(cursor)
-    if cursor.op == "Concatenate":
-        return concatenated(cursor)
+    if cursor.op in ENDS:
+        return ENDS[cursor.op](cursor)
     peeler = PEELERS.get(cursor.op)
     if peeler is None:
         raise cursor.miss(
@@ -206,95 +205,6 @@ def softcap(cursor: Cursor) -> Iterable[Cursor]:
     yield replace(cursor.to(cursor.operands()[0], None, Scale()), cap=cap, fixed=True)
 
 
-def concatenated(cursor: Cursor) -> Scores:
-    """The scores of keys that are kept in pieces, with a sink's column before or after them, or without."""
-    (axis,) = cursor.value.node.arguments
-    operands = cursor.operands()
-    if resolve(cursor.dims)[axis] == axes_of([cursor.keys]):
-        ways = [(operands, None, False), (operands[:-1], operands[-1], False), (operands[1:], operands[0], True)]
-        for pieces, logit, first in ways:
-            changed = cursor.masks or cursor.sink or cursor.cap or cursor.scale != Scale()
-            if logit is not None and (logit.shape[axis] != 1 or changed):
-                if logit.shape[axis] == 1 and logit.node not in cursor.program.fed:
-                    reason = cursor.miss("a sink's column is scaled or masked with the scores, beside which it stands")
-                continue
-            try:
-                return pieced(cursor, pieces) if logit is None else with_sink(cursor, pieces, logit, first)
-            except Miss as miss:
-                reason = miss
-        if len(operands) > 1 and any(operand.node in cursor.program.fed for operand in operands):
-            raise reason
-    raise cursor.miss("the scores are concatenated with something else before the softmax")
-
-
-def pieced(cursor: Cursor, pieces: Sequence[Value]) -> Scores:
-    """Products of the same queries with several pieces of the keys: one product with all of them."""
-    (axis,) = cursor.value.node.arguments
-    if len(pieces) == 1:
-        return scores(cursor.to(pieces[0]))
-    found: list[Scores] = []
-    masks, start = cursor.masks, 0
-    for piece in pieces:
-        column = fresh(piece.shape[axis], "keys")
-        dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
-        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1, fixed=True))
-        scaled = cursor.scale.traced
-        if part.cap or part.sink or (part.masks and (cursor.cap or scaled or any(m.piece for m in part.masks))):
-            raise cursor.miss("the scores of one piece of the keys are changed alone")
-        number = cursor.scale.number
-        masks += tuple(
-            replace(m, scale=m.scale.times(number), fill=m.fill * number, piece=(start, column)) for m in part.masks
-        )
-        start += piece.shape[axis]
-        found.append(part)
-    lengths = {len(part.products) for part in found}
-    alike = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()
-    together = [_product_of(cursor, each, [part.keys for part in found]) for each in alike]
-    if None in together or not together:
-        raise cursor.miss("the scores of several pieces of the keys are not of the same queries and scale")
-    products = tuple(each for each in together if each)
-    return uncapped(Scores(products, masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap))
-
-
-def _product_of(cursor: Cursor, parts: Sequence[Product], columns: Sequence[Dim]) -> Product | None:
-    # one key alone has no axis by which it could be told from the queries
-    first = next((part for part, column in zip(parts, columns, strict=True) if column), parts[0])
-    source = _source(cursor, first.query)
-    keys: list[tuple[Operand, Dim]] = []
-    for part, column in zip(parts, columns, strict=True):
-        for query, key in ((part.query, part.key), *(((part.key, part.query),) if not column else ())):
-            own = _source(cursor, query)
-            names = translation(own.dims, source.dims, part.depth)
-            alike = (query.dtype, query.number, part.scale) == (first.query.dtype, first.query.number, first.scale)
-            if own.value == source.value and names is not None and alike:
-                keys.append((translated(key, names), column))
-                break
-        else:
-            return None
-    key = joined(keys, cursor.keys)
-    scale, values = cursor.scale.over(first.scale), tuple(value for part in parts for value in part.values)
-    if key is None:
-        return None
-    # an axis along which some piece varies (a block of the keys, say) is none of the queries alone
-    rows = tuple(axis for axis in axes_of([first.rows]) if axis not in key.axes)
-    return replace(first, key=key, scale=scale, rows=rows, values=(cursor.value, *values))
-
-
-def _source(cursor: Cursor, query: Operand) -> Term:
-    return seen_through(cursor.program, query.value, query.dims)
-
-
-def with_sink(cursor: Cursor, pieces: Sequence[Value], logit: Value, first: bool) -> Scores:
-    """One more column of logits, to which no value belongs: a sink, as gpt-oss has."""
-    (axis,) = cursor.value.node.arguments
-    whole = resolve(cursor.dims)
-    column = fresh(sum(piece.shape[axis] for piece in pieces), "keys")
-    dims = tuple(column if i == axis else dim for i, dim in enumerate(whole))
-    alone = tuple(() if i == axis else dim for i, dim in enumerate(whole))
-    found = Sink(seen_through(cursor.program, logit, alone), first, axes_of([cursor.keys]))
-    return pieced(replace(cursor, dims=dims, keys=column, sink=found, fixed=True), pieces)
-
-
 @peels("Select", "MaskedScatter")
 def select(cursor: Cursor) -> Iterable[Cursor]:
     """`where(mask, scores, fill)` and `where(mask, fill, scores)`, which `scores[mask] = fill` is, too."""
@@ -360,3 +270,6 @@ def uncapped(found: Scores) -> Scores:
     if found.cap and len(found.masks) != found.cap.masks:
         raise Miss("the scores are capped by tanh (softcap) after something was added to them", found.cap.at)
     return found
+
+
+ENDS.update(dict.fromkeys(("Matmul", "AddMM", "Reduce"), product))

@@ -13,14 +13,14 @@ import mlx.core as mx
 from fuser.ir.graph import Node, Value
 from fuser.masks.mask import Mask
 from fuser.patterns.cursor import Sink
-from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, resolve, size_of
+from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, position, resolve, size_of
 from fuser.reading.operands import Operand, operand
 from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import summed
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
 from fuser.reading.reasons import AFTER
 from fuser.reading.softmax import below
-from fuser.regions import Step, Weighted
+from fuser.regions import Step, Taken, Weighted
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Walk:
     """NaN weights (of rows that are masked wholly) were replaced by zeros."""
     number: float = 1.0
     """What the weights were multiplied with."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Step | Taken, ...] = ()
     zeros: tuple[tuple[Mask, Node], ...] = ()
     """Masks that set weights of some keys to zero, and the nodes that apply them."""
     seen: tuple[Value, ...] = ()
     start: int | None = None
     """Of the weights of some of the keys only: where these begin among all."""
+    sums: tuple[tuple[Node, int], ...] = ()
+    """The sums with other weights on the way."""
 
     def pieces(self, value: Operand) -> tuple[tuple[int, Operand, Dim], ...]:
         """`value` as the piece of the values that belongs to these weights; nothing when it is all of them."""
@@ -106,10 +108,13 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
         return None
     if (node.op == "Add" or (node.op == "Subtract" and place == 0)) and program.known.number(operands[1 - place]) == 0:
         return step
+    if node.op in ("Add", "Subtract"):
+        turned = -1 if node.op == "Subtract" and place == 1 else 1
+        return replace(step, number=walk.number * turned, sums=(*walk.sums, (node, place)))
     if node.op == "Select" and place > 0:
         return selected(program, step, operands, place)
-    if node.op == "Slice" and all(by == 1 for by in node.arguments[2]):
-        return narrowed(step, node, node.arguments[0], given.shape)
+    if node.op == "Slice" and min(node.arguments[2]) > 0:
+        return narrowed(step, node, node.arguments[0], given.shape, node.arguments[2])
     if node.op == "Multiply" or (node.op == "Divide" and place == 0):
         other = operands[1 - place]
         number = program.known.number(other)
@@ -136,8 +141,8 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
         condition, inverted = program.operands(condition)[0], not inverted
     compared = program.operands(condition)
     asked = condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen
-    if asked and not step.steps and not any(condition.node.arguments):
-        # rows that were multiplied may hold other NaN than those of the softmax
+    if asked and not step.steps and not step.sums and not any(condition.node.arguments):
+        # rows that were multiplied, or added, may hold other NaN than those of the softmax
         if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
             return replace(step, guarded=True)
         against = program.known.number(compared[1])
@@ -157,8 +162,8 @@ def _is_mask(program: Program, term: Term) -> bool:
     return node.op == "AsType" and program.graph.operands(node)[0].dtype == mx.bool_
 
 
-def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int]) -> Walk:
-    """Some of the weights: without the sink's column, or those of a piece of the keys, which has its own values."""
+def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int], by: Sequence[int] = ()) -> Walk:
+    """Some of the weights: without the sink's column, those of a piece of the keys, or one of two heads, say."""
     dims = list(resolve(step.dims))
     keys = axes_of([step.keys])
     before, column = (int(step.sink.first), axes_of([step.sink.column])) if step.sink else (0, keys)
@@ -166,8 +171,14 @@ def narrowed(step: Walk, node: Node, start: Sequence[int], shape: Sequence[int])
         size = shape[place]
         if size == size_of(dim):
             continue
+        stride = by[place] if by and size > 1 else 1
+        cut = position(dim, start[place], size, stride) if not {*dim} & {*step.columns} else None
+        if cut is not None:
+            dims[place] = cut[0]
+            step = replace(step, steps=(*step.steps, Taken(cut[1], cut[2])))
+            continue
         first = start[place] - before
-        if dim != column or step.start is not None or first < 0 or first + size > size_of(keys):
+        if dim != column or stride > 1 or step.start is not None or first < 0 or first + size > size_of(keys):
             raise step.miss(AFTER["Slice"], node)
         if size == size_of(keys):
             dims[place] = keys
@@ -201,12 +212,15 @@ def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
     factor, output = found
     value = operand(program, factor.value, factor.dims)
     number, steps = walk.number * value.number, walk.steps
+    if walk.sums and (walk.start is not None or node.op == "AddMM"):
+        raise walk.miss(AFTER[walk.sums[-1][0].op], walk.sums[-1][0])
     if node.op == "AddMM":
         alpha, beta = node.arguments
         number *= alpha
         steps = (*steps, Step("add", seen_through(program, program.graph.operands(node)[2], output.dims), beta))
     width, pieces = walk.width(output.dims), walk.pieces(value)
-    return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, walk.zeros, pieces)
+    done = (walk.guarded, number, steps, walk.zeros, pieces, walk.sums)
+    return Weighted(value, width, output.value, output.dims, *done)
 
 
 def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:
@@ -225,6 +239,17 @@ def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Wei
     return whole
 
 
+def covered(found: Sequence[Weighted], rows: Dim) -> list[Weighted]:
+    """`found` without products of some heads of the weights alone, where the kernel would compute all of `rows`."""
+    sizes: dict[object, int] = {}
+    for each in found:
+        sizes[each.value, each.width] = sizes.get((each.value, each.width), 0) + size_of(axes_of(each.dims))
+    kept = [each for each in found if sizes[each.value, each.width] >= size_of((*rows, *each.width))]
+    if not kept:
+        raise Miss(AFTER["Slice"], found[0].output.node)
+    return kept
+
+
 def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weighted | None:
     """Two products over other keys, where the program adds them up; without pieces when these are all keys."""
     others = {here.output: here for here in onwards(program, right)}
@@ -233,7 +258,7 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
             there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
             names = translation(there.dims, here.dims, there.width) if there is not None else None
             # what both products add would have to be added twice
-            twice = any(step.kind == "add" for step in here.steps)
+            twice = any(isinstance(step, Step) and step.kind == "add" for step in here.steps)
             if there is None or names is None or here.done != there.done or twice:
                 continue
             moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)
@@ -249,7 +274,7 @@ def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weight
 
 def divided(program: Program, found: Weighted, total: Term) -> Weighted:
     """The output divided by the sum of the exponentials: the softmax, normalised after the product."""
-    for here in onwards(program, found):
+    for here in onwards(program, found) if not found.sums else ():
         for node, place in program.graph.users(here.output):
             if node.op == "Multiply" or (node.op == "Divide" and place == 0):
                 other = program.graph.operands(node)[1 - place]

@@ -80,7 +80,7 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> Dims | None:
     for need in shape:
         dim: list[Axis] = []
         while need > 1:
-            if not rest:
+            if not rest or not rest[-1].size:  # an axis without positions is a part of none that has some
                 return None
             axis = rest.pop()
             if need % axis.size == 0:
@@ -95,6 +95,21 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> Dims | None:
                 return None
         grouped.append(tuple(dim))
     return tuple(grouped) if not rest else None
+
+
+def position(dim: Dim, start: int, size: int, stride: int = 1) -> tuple[Dim, Dim, int] | None:
+    """What a slice leaves of `dim`, the axes of which it takes one position, and that position.
+
+    The slice is one of equal blocks, or every so many-th; None for any other.
+    """
+    times, rest = divmod(size_of(dim), size)
+    inner = stride == times
+    if rest or (start >= times if inner else stride != 1 or start % size):
+        return None
+    cut = regroup([dim], (size, times) if inner else (times, size))
+    if cut is None:
+        return None
+    return (cut[0], cut[1], start) if inner else (cut[1], cut[0], start // size)
 
 
 VIEWS = frozenset({"Transpose", "Reshape", "Flatten", "Unflatten", "Squeeze", "ExpandDims", "Broadcast"})

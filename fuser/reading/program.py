@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from fuser.ir.graph import Graph, Node, Value
+from fuser.ir.identity import Identity
 from fuser.ir.known import Known
 from fuser.reading.axes import VIEWS, Dims, axes_of, before, regroup, resolve
 
@@ -38,6 +41,16 @@ class Program:
     known: Known
 
     @cached_property
+    def identity(self) -> Identity:
+        """Which known values are the same, however often the program makes them."""
+        return Identity(self.known)
+
+    @cached_property
+    def memo(self) -> dict[Hashable, Any]:
+        """What was found out about it once, and holds for all layers."""
+        return {}
+
+    @cached_property
     def fed(self) -> frozenset[Node]:
         """The nodes that depend on some product: where a way leads to no product, it is none of the scores'."""
         found: set[Node] = set()
@@ -55,11 +68,24 @@ class Program:
             if top.op in PRODUCTS:
                 if not any(self.known.is_weight(operand) for operand in operands[:2]):
                     return True
+            elif self._pairs(top, operands):
+                return True
             else:
                 found = {operand.node for operand in operands if operand.node in self.fed} - seen
                 seen |= found
                 stack += found
         return False
+
+    def _pairs(self, node: Node, operands: tuple[Value, ...]) -> bool:
+        """Whether a node computes something for each pair of two activations, as a distance or a sum."""
+        if node.op not in ("Add", "Subtract", "Multiply") or any(each.node not in self.fed for each in operands):
+            return False
+        repeated = [
+            {i for i, (n, m) in enumerate(zip(each.shape, before.shape, strict=True)) if n != m}
+            for each in operands
+            if each.node.op == "Broadcast" and len((before := self.operands(each)[0]).shape) == len(each.shape)
+        ]
+        return len(repeated) == 2 and bool(repeated[0] - repeated[1]) and bool(repeated[1] - repeated[0])
 
     def alike(self, left: Value, right: Value, steps: int = 8) -> bool:
         """Whether two values are one, or computed alike from the same in a few steps."""

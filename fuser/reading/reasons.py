@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fuser.ir.graph import Value
+from fuser.reading.program import Program
+
+CHOICES = frozenset({"Sort", "ArgSort", "Partition", "ArgPartition"})
 # between the product and the softmax
 BEFORE = {
     "Tanh": "the scores are capped by tanh (softcap), which the kernel cannot do",
@@ -10,6 +14,7 @@ BEFORE = {
     "ArgPartition": "the scores are selected by a partial sort (top-k)",
     "Partition": "the scores are selected by a partial sort (top-k)",
     "Sort": "the scores are sorted",
+    "Scatter": "some of the scores are assigned before the softmax what is no mask that is known",
     "StopGradient": "a gradient is stopped between product and softmax",
     "Input": "the scores are an input of the program: no product makes them",
     "Constant": "the scores are constant",
@@ -31,3 +36,9 @@ AFTER = {
     "StopGradient": "a gradient is stopped between softmax and product",
     "QuantizedMatmul": "the values are quantized: they are not an array of numbers",
 }
+
+
+def from_scores(program: Program, mask: Value, scores: Value) -> str:
+    """What a mask is that is computed from the scores."""
+    chosen = any(node.op in CHOICES for node in program.graph.behind(mask.node, scores.node))
+    return "the mask depends on the scores (top-k)" if chosen else "the mask is made from the scores themselves"

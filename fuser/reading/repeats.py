@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fuser.ir.graph import Value
-from fuser.reading.axes import Dim, Dims, regroup, resolve, size_of
+from fuser.reading.axes import Dim, Dims, axes_of, regroup, resolve, size_of
 from fuser.reading.program import Program
 
 
@@ -63,7 +63,9 @@ def _gathered(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] 
             return None
         program.known.rely(index)
         given[axis] = kept
-    return source, resolve(given)
+    own = axes_of(given)
+    # two indices that run together take a diagonal
+    return (source, resolve(given)) if len(set(own)) == len(own) else None
 
 
 def _concatenated(program: Program, value: Value, dims: Dims) -> tuple[Value, Dims] | None:

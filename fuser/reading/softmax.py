@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+
+import mlx.core as mx
 
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
@@ -22,12 +24,14 @@ class Softmax:
     axes: tuple[int, ...]
     total: Value | None = None
     """When the weights are only exponentials: their sum, by which the product with the values is divided."""
-    one: bool = False
-    """Whether the denominator has a one more: a sink with a logit of zero."""
+    sink: Term | float | None = None
+    """The logit of which the denominator has the exponential more: zero where it has a one."""
+    dims: Dims = ()
+    """What the dimensions of the scores are to the sink."""
     keep: Value | None = None
     """Which of the exponentials count, when the others are set to zero."""
     undefined: bool = False
-    """Whether a row of minus infinity is NaN in spite of that one, less which the largest score was taken."""
+    """Whether a row of minus infinity is NaN in spite of its sink, for the largest score was taken off."""
     logarithm: bool = False
     """Whether its logarithm came first: in rows of numbers so low that these swallow it, the weights are ones."""
     open: bool = False
@@ -40,20 +44,30 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
     """All softmaxes of the program, in order."""
     closed: set[Node] = set()
     exponentials: list[Node] = []
+    found: list[Softmax] = []
     for node in program.graph.nodes:
         if node.op == "Softmax":
-            yield Softmax(node, program.graph.operands(node)[0], Value(node), (len(node.outputs[0].shape) - 1,))
+            scores = program.graph.operands(node)[0]
+            found.append(Softmax(node, scores, Value(node), (len(scores.shape) - 1,)))
         elif node.op in ("Divide", "Multiply", "Exp"):
-            found = written_out(program, Value(node))
-            if found is not None:
-                closed |= program.graph.behind(node, found.scores.node) - {found.scores.node}
-                yield found
+            written = written_out(program, Value(node))
+            if written is not None:
+                closed |= program.graph.behind(node, written.scores.node) - {written.scores.node, node}
+                found.append(written)
             elif node.op == "Exp" and program.of_activations(node):
                 exponentials.append(node)
+    yield from (softmax for softmax in found if not _is_step(program, softmax, found, closed))
     for node in exponentials:
         if node not in closed and _meets_product(program, Value(node)):
             scores = program.graph.operands(node)[0]
             yield Softmax(node, scores, Value(node), (len(scores.shape) - 1,), open=True)
+
+
+def _is_step(program: Program, softmax: Softmax, others: Sequence[Softmax], closed: Set[Node]) -> bool:
+    """Whether a softmax is only normalised again (over the keys of a mask): that one is the softmax then."""
+    again = {other.node for other in others if other.scores == softmax.scores} - {softmax.node}
+    users = {user for user, _ in program.graph.users(softmax.weights)}
+    return softmax.node in closed and bool(again) and users <= closed | again
 
 
 def _meets_product(program: Program, value: Value) -> bool:
@@ -81,49 +95,60 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         power = uncast(program, numerator)
         if denominator is None:
             continue
-        total, one = denominator
-        source = uncast(program, program.operands(total.value)[0])
-        axes = tuple(total.value.node.arguments[1])
-        counted = _counted(program, source)
+        total, added = denominator
+        source, axes = _summed(program, total.value) or (total.value, ())
+        counted = _counted(program, source, axes)
         if counted is None:
             continue
         exponential, keep = counted
-        if one is not None and keep is None and _vanishes(program, one, exponential, axes):
-            one = None
-        if one is not None and not _one(program, one, exponential, dims):
+        sink = None if added is None else _sink(program, added, exponential, dims)
+        if added is not None and sink is None:
             continue
         scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
-        if program.alike(power, source) and total.dims == _reduced(dims, axes):
-            undefined = one is not None and scores != program.operands(exponential)[-1]
+        if program.alike(power, source) and axes_of(total.dims) == axes_of(_reduced(dims, axes)):
+            undefined = sink is not None and scores != program.operands(exponential)[-1]
             undefined = undefined and is_largest(program, program.operands(program.operands(exponential)[-1])[1])
-            return Softmax(value.node, scores, value, axes, None, one is not None, keep, undefined, rate=rate)
-        for weights in () if one else product_behind(program, numerator):
+            return Softmax(value.node, scores, value, axes, None, sink, dims, keep, undefined, rate=rate)
+        for weights in () if sink is not None else product_behind(program, numerator):
             weights = _bare(program, weights)
             if program.alike(weights, source):
-                return Softmax(value.node, scores, weights, axes, total.value, False, keep, rate=rate)
+                return Softmax(value.node, scores, weights, axes, total.value, keep=keep, rate=rate)
     return None
 
 
-def _counted(program: Program, value: Value) -> tuple[Value, Value | None] | None:
+def _counted(program: Program, value: Value, axes: tuple[int, ...]) -> tuple[Value, Value | None] | None:
     """The exponential that `value` is, and the boolean array that says which of it count."""
     operands = program.operands(value)
-    if _rate(program, value):
-        return value, None
+    ways: list[tuple[Value, Value | None]] = [(value, None)]
     if value.node.op == "Select" and program.known.number(operands[2]) == 0:
-        exponential = uncast(program, operands[1])
-        return (exponential, operands[0]) if _rate(program, exponential) else None
-    if value.node.op == "Multiply":
-        for left, right in (operands, operands[::-1]):
-            exponential = uncast(program, left)
-            if _rate(program, exponential) and not is_reduction(right, SUM):
-                return exponential, right
+        ways = [(operands[1], operands[0])]
+    elif value.node.op == "Multiply":
+        ways = [(left, right) for left, right in (operands, operands[::-1]) if not is_reduction(right, SUM)]
+    for way, keep in ways:
+        exponential = uncast(program, way)
+        if _rate(program, exponential) and (exponential.node.op != "Softmax" or axes == (len(value.shape) - 1,)):
+            return exponential, keep
     return None
 
 
 def _rate(program: Program, value: Value) -> float:
-    """The logarithm of the base of which `value` is a power; 0 when it is no exponential."""
+    """The logarithm of the base of which `value` is a power, over what is the same for all keys; 0 when it is none."""
     base = program.known.number(program.operands(value)[0]) if value.node.op == "Power" else None
-    return 1.0 if value.node.op == "Exp" else math.log(base) if base and 1 < base < math.inf else 0.0
+    # what half types leave of weights beside large ones that do not count is too little to go by
+    power = value.node.op == "Exp" or (value.node.op == "Softmax" and value.dtype == mx.float32)
+    return 1.0 if power else math.log(base) if base and 1 < base < math.inf else 0.0
+
+
+def _summed(program: Program, value: Value) -> tuple[Value, tuple[int, ...]] | None:
+    """What `value` is a sum of, perhaps as a product with ones, and the places of the axes that it is a sum along."""
+    source = uncast(program, program.operands(value)[0]) if program.operands(value) else value
+    if is_reduction(value, SUM):
+        return source, tuple(value.node.arguments[1])
+    if value.node.op != "Matmul" or value.shape[-1] != 1 or program.known.number(program.operands(value)[1]) != 1:
+        return None
+    while source.node.op in ("Flatten", "Reshape") and program.operands(source)[0].shape[-1] == source.shape[-1]:
+        source = uncast(program, program.operands(source)[0])
+    return source, (len(source.shape) - 1,)
 
 
 def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, Term | None] | None:
@@ -136,12 +161,16 @@ def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, Te
             return None
         term = seen_through(program, operands[1 - inverse[0]], term.dims, casts=True)
         operands = program.operands(term.value)
-    if term.value.node.op == "Add":
-        for total, one in (operands, operands[::-1]):
-            inner = seen_through(program, total, term.dims, casts=True)
-            if is_reduction(inner.value, SUM):
-                return inner, Term(one, term.dims)
-    return (term, None) if is_reduction(term.value, SUM) else None
+    if term.value.node.op in ("Add", "Maximum"):
+        for total, other in (operands, operands[::-1]):
+            inner, number = seen_through(program, total, term.dims, casts=True), program.known.number(other)
+            if not _summed(program, inner.value):
+                continue
+            # beside one or more, a small number is nothing
+            if number is not None and 0 <= number < 2**-24 and _is_one_or_more(program, inner.value):
+                return inner, None
+            return (inner, Term(other, term.dims)) if term.value.node.op == "Add" else None
+    return (term, None) if _summed(program, term.value) else None
 
 
 def product_behind(program: Program, value: Value) -> tuple[Value, ...]:
@@ -157,11 +186,12 @@ def _reduced(dims: Dims, axes: tuple[int, ...]) -> Dims:
     return tuple(() if place in axes else dim for place, dim in enumerate(dims))
 
 
-def _vanishes(program: Program, added: Term, power: Value, axes: tuple[int, ...]) -> bool:
-    """Whether what is added to the sum is lost in it: less its own maximum, a sum of exponentials is one or more."""
-    number, scores = program.known.number(added.value), program.operands(power)[-1]
-    if number is None or not 0 <= number < 2**-24:
-        return False
+def _is_one_or_more(program: Program, total: Value) -> bool:
+    """Whether a sum is of a softmax's weights, or of exponentials less their own maximum."""
+    power, axes = _summed(program, total) or (total, ())
+    scores = program.operands(power)[-1] if _rate(program, power) else power
+    if power.node.op == "Softmax":
+        return axes == (len(power.shape) - 1,)
     if scores.node.op != "Subtract":
         return False
     left, right = program.operands(scores)
@@ -181,20 +211,28 @@ def _shift(program: Program, value: Value, dims: Dims) -> Term:
     return shift
 
 
-def _one(program: Program, added: Term, power: Value, dims: Dims) -> bool:
-    """Whether what is added to the sum is `exp(0)`, less the same maximum as the scores."""
-    scores = program.operands(power)[-1]
-    if scores.node.op != "Subtract":
-        return program.known.number(added.value) == 1
-    # less a maximum, a one would be exp(max): no sink of zero
+def _sink(program: Program, added: Term, power: Value, dims: Dims) -> Term | float | None:
+    """The logit of which the exponential is added to the sum, less the same maximum as the scores; None for no such."""
+    scores, number = program.operands(power)[-1], program.known.number(added.value)
+    shifted = scores.node.op == "Subtract" and _unshifted(program, power, ()) != scores
+    if number is not None:
+        # less a maximum, a one would be exp(max): no sink of zero
+        return math.log(number) if not shifted and 0 < number < math.inf and power.node.op != "Softmax" else None
     exponential = seen_through(program, added.value, added.dims, casts=True)
-    if exponential.value.node.op != "Exp":
-        return False
-    negative = seen_through(program, program.operands(exponential.value)[0], exponential.dims, casts=True)
-    operands, op = program.operands(negative.value), negative.value.node.op
-    if op != "Negative" and not (op == "Subtract" and program.known.number(operands[0]) == 0):
-        return False
-    return _shift(program, operands[-1], negative.dims) == _shift(program, program.operands(scores)[1], dims)
+    if exponential.value.node.op != "Exp" or power.node.op == "Softmax":
+        return None
+    logit = seen_through(program, program.operands(exponential.value)[0], exponential.dims, casts=True)
+    if shifted:
+        operands, op = program.operands(logit.value), logit.value.node.op
+        if op not in ("Negative", "Subtract"):
+            return None
+        if _shift(program, operands[-1], logit.dims) != _shift(program, program.operands(scores)[1], dims):
+            return None
+        if op == "Negative":
+            return 0.0
+        logit = seen_through(program, operands[0], logit.dims)
+    known = program.known.number(logit.value)
+    return logit if known is None else known
 
 
 def _bare(program: Program, value: Value) -> Value:
@@ -227,7 +265,9 @@ def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
         dims = tuple(fresh(size) for size in left.shape)
         shift = _shift(program, right, dims)
         keys = axes_of([dims[place] for place in axes])
-        if shift.value.node.op in ("Reduce", "LogSumExp", "Maximum") and shift.axes.isdisjoint(keys):
+        # a sum or the smallest may be minus infinity where some scores are: it is read as any other addition
+        largest = shift.value.node.op in ("LogSumExp", "Maximum") or is_reduction(shift.value, MAX)
+        if largest and shift.axes.isdisjoint(keys):
             return left
     return scores
 

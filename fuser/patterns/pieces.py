@@ -1,0 +1,130 @@
+"""Scores in pieces: joined or padded before the softmax, or a piece of them changed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from fuser.ir.graph import Value
+from fuser.joined import joined_product
+from fuser.masks.assigned import ADDED, assigned_piece, assignment
+from fuser.masks.mask import Mask, Scale
+from fuser.patterns.cursor import Cursor, Sink
+from fuser.patterns.scores import ENDS, PEELERS, Scores, peels, scores, uncapped
+from fuser.reading.axes import Dim, axes_of, fresh, resolve
+from fuser.reading.program import Miss, seen_through
+from fuser.reading.reasons import BEFORE
+
+
+def concatenated(cursor: Cursor) -> Scores:
+    """The scores of keys that are kept in pieces, with a sink's column before or after them, or without."""
+    (axis,) = cursor.value.node.arguments
+    operands = cursor.operands()
+    if resolve(cursor.dims)[axis] == axes_of([cursor.keys]):
+        ways = [(operands, None, False), (operands[:-1], operands[-1], False), (operands[1:], operands[0], True)]
+        for pieces, logit, first in ways:
+            if logit is not None and (logit.shape[axis] != 1 or _changed(cursor)):
+                if logit.shape[axis] == 1 and logit.node not in cursor.program.fed:
+                    reason = cursor.miss("a sink's column is scaled or masked with the scores, beside which it stands")
+                continue
+            try:
+                return pieced(cursor, axis, pieces) if logit is None else with_sink(cursor, axis, pieces, logit, first)
+            except Miss as miss:
+                reason = miss
+        if len(operands) > 1 and any(operand.node in cursor.program.fed for operand in operands):
+            raise reason
+    raise cursor.miss("the scores are concatenated with something else before the softmax")
+
+
+def pieced(cursor: Cursor, axis: int, pieces: Sequence[Value]) -> Scores:
+    """Products of the same queries with several pieces of the keys: one product with all of them."""
+    if len(pieces) == 1:
+        return scores(cursor.to(pieces[0]))
+    found: list[Scores] = []
+    masks, start = cursor.masks, 0
+    for piece in pieces:
+        column = fresh(piece.shape[axis], "keys")
+        dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
+        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1, fixed=True))
+        if part.cap or part.sink:
+            raise cursor.miss("the scores of one piece of the keys are changed alone")
+        masks += tuple(on_piece(mask, cursor, start, column) for mask in part.masks)
+        start += piece.shape[axis]
+        found.append(part)
+    lengths = {len(part.products) for part in found}
+    alike = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()
+    columns = [part.keys for part in found]
+    together = [joined_product(cursor.program, cursor.value, each, columns, cursor.keys) for each in alike]
+    if None in together or not together:
+        raise cursor.miss("the scores of several pieces of the keys are not of the same queries and scale")
+    products = tuple(replace(each, scale=cursor.scale.over(each.scale)) for each in together if each)
+    return uncapped(Scores(products, masks, cursor.keys, cursor.sink, cursor.depth, cursor.cap))
+
+
+def with_sink(cursor: Cursor, axis: int, pieces: Sequence[Value], logit: Value, first: bool) -> Scores:
+    """One more column of logits, to which no value belongs: a sink, as gpt-oss has."""
+    whole = resolve(cursor.dims)
+    column = fresh(sum(piece.shape[axis] for piece in pieces), "keys")
+    dims = tuple(column if i == axis else dim for i, dim in enumerate(whole))
+    alone = tuple(() if i == axis else dim for i, dim in enumerate(whole))
+    found = Sink(seen_through(cursor.program, logit, alone), first, axes_of([cursor.keys]))
+    return pieced(replace(cursor, dims=dims, keys=column, sink=found, fixed=True), axis, pieces)
+
+
+def _changed(cursor: Cursor) -> bool:
+    return bool(cursor.masks or cursor.sink or cursor.cap or cursor.scale != Scale())
+
+
+def padded(cursor: Cursor) -> Scores:
+    """A sink's column by padding: one number beside the scores."""
+    source, number = cursor.operands()
+    ends = [each for each in zip(*cursor.value.node.arguments, strict=True) if any(each[1:])]
+    if len(ends) == 1 and not _changed(cursor):
+        axis, before, behind = ends[0]
+        if before + behind == 1 and resolve(cursor.dims)[axis] == axes_of([cursor.keys]):
+            return with_sink(cursor, axis, [source], number, bool(before))
+    raise cursor.miss("the scores are padded before the softmax")
+
+
+ENDS.update(Concatenate=concatenated, Pad=padded)
+
+
+@peels("SliceUpdate", "Scatter", "ScatterAxis")
+def assigned(cursor: Cursor) -> Iterable[Cursor]:
+    """`scores[..., :2] = fill` and `scores[..., 2:] += mask`: masks on some of the scores."""
+    program, (source, *_, update) = cursor.program, cursor.operands()
+    mask = assignment(program, cursor.value, cursor.dims, cursor.scale)
+    part = assigned_piece(program, cursor.value, cursor.dims, cursor.keys) if mask is None else None
+    masks: tuple[Mask, ...] | None = None if mask is None else (mask,)
+    if part is not None:
+        dims, start, column = part
+        there = Cursor(program, update, dims, column, fixed=True)
+        if cursor.value.node.arguments[0] == ADDED["SliceUpdate"]:
+            masks = (Mask("add", there.term(update)),)
+        else:
+            masks = within(there, source, cursor.value.node.arguments[1:])
+        masks = masks and tuple(on_piece(each, cursor, start, column) for each in masks)
+    if masks is None:
+        raise cursor.miss(BEFORE["Scatter"])
+    yield cursor.to(source, None, None, *masks)
+
+
+def within(cursor: Cursor, source: Value, cut: object) -> tuple[Mask, ...] | None:
+    """The masks between `cursor` and the piece of `source` that a slice takes by `cut`; None when there is more."""
+    if cursor.op == "Slice" and cursor.operands()[0] == source and cursor.value.node.arguments == cut:
+        return cursor.masks if cursor.scale == Scale() and not cursor.cap else None
+    with suppress(Miss):
+        for way in PEELERS[cursor.op](cursor) if cursor.op in PEELERS else ():
+            found = within(way, source, cut)
+            if found is not None:
+                return found
+    return None
+
+
+def on_piece(mask: Mask, cursor: Cursor, start: int, column: Dim) -> Mask:
+    """A mask on a piece of the keys, under the scale of all of them."""
+    if cursor.cap or cursor.scale.traced or mask.piece:
+        raise cursor.miss("the scores of one piece of the keys are changed alone")
+    number = cursor.scale.number
+    return replace(mask, scale=mask.scale.times(number), fill=mask.fill * number, piece=(start, column))
