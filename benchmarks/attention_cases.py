@@ -29,6 +29,8 @@ class Case:
     softcap: float = 0.0
     window: int = 0
     """So many keys, itself the last, are all that a query of a causal case sees."""
+    padded: bool = False
+    """Some sequences of the batch are shorter: a mask of the keys is given with the arrays."""
 
     @property
     def scale(self) -> float:
@@ -41,7 +43,7 @@ class Case:
         return 4.0 * self.batch * self.heads * self.queries * self.keys * self.depth
 
     def arrays(self) -> list[mx.array]:
-        """Queries, keys, values and, for a causal case, the mask that its model would make."""
+        """Queries, keys, values and, for a padded case, which keys are there."""
         rng = np.random.default_rng(0)
         shapes = (
             (self.batch, self.heads, self.queries, self.depth),
@@ -49,10 +51,24 @@ class Case:
             (self.batch, self.shared, self.keys, self.depth),
         )
         made = [mx.array(rng.standard_normal(shape, np.float32)).astype(self.dtype) for shape in shapes]
+        if self.padded:
+            made.append(mx.arange(self.keys)[None] < (self.keys - self.keys // 32 * mx.arange(self.batch))[:, None])
         mx.eval(made)
         return made
 
-    def naive(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    def mask(self, keep: mx.array | None) -> mx.array | None:
+        """Which scores count."""
+        if self.padded and keep is not None:
+            keep = keep[:, None, None, :]
+        if not self.causal:
+            return keep
+        place = mx.arange(self.queries)[:, None] + (self.keys - self.queries)
+        seen = mx.arange(self.keys)[None] <= place
+        if self.window:
+            seen = mx.logical_and(seen, mx.arange(self.keys)[None] > place - self.window)
+        return seen if keep is None else mx.logical_and(seen, keep)
+
+    def naive(self, q: mx.array, k: mx.array, v: mx.array, keep: mx.array | None = None) -> mx.array:
         """Attention as it is written out."""
         groups = self.heads // self.shared
         if groups > 1:
@@ -60,18 +76,15 @@ class Case:
         scores = (q @ k.swapaxes(-1, -2)) * self.scale
         if self.softcap:
             scores = mx.tanh(scores / self.softcap) * self.softcap
-        if self.causal:
-            rows, columns = self.queries, self.keys
-            place = mx.arange(rows)[:, None] + (columns - rows)
-            keep = mx.arange(columns)[None] <= place
-            if self.window:
-                keep = mx.logical_and(keep, mx.arange(columns)[None] > place - self.window)
-            scores = mx.where(keep, scores, mx.array(-math.inf, scores.dtype))
+        mask = self.mask(keep)
+        if mask is not None:
+            scores = mx.where(mask, scores, mx.array(-math.inf, scores.dtype))
         return mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype) @ v
 
-    def by_hand(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    def by_hand(self, q: mx.array, k: mx.array, v: mx.array, keep: mx.array | None = None) -> mx.array:
         """The call of the kernel that an expert writes."""
-        mask = "causal" if self.causal else None
+        simple = self.causal and not self.padded and not self.window
+        mask = "causal" if simple else self.mask(keep)
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
 
 
@@ -88,6 +101,10 @@ CASES = (
     Case("D 100, 8x8x1024", 8, 8, 8, 1024, 1024, 100),
     Case("D 36, causal, 8x8x1024", 8, 8, 8, 1024, 1024, 36, BRAIN, True),
     Case("D 256, 2x8x2048", 2, 8, 8, 2048, 2048, 256),
+    Case("D 256, causal, 8/4, 4096", 1, 8, 4, 4096, 4096, 256, BRAIN, True),
+    Case("window of 1024, 32/8, 4096", 1, 32, 8, 4096, 4096, 128, BRAIN, True, window=1024),
+    Case("causal and padding, 4x32/8x2048", 4, 32, 8, 2048, 2048, 128, BRAIN, True, padded=True),
+    Case("decode with padding, 16x32/8x4096", 16, 32, 8, 1, 4096, 128, BRAIN, padded=True),
     Case("Gemma 2 4096, 8/4, D 256, softcap 50", 1, 8, 4, 4096, 4096, 256, BRAIN, True, 50.0),
     Case("softcap, 8/4, D 128, 4096", 1, 8, 4, 4096, 4096, 128, BRAIN, True, 50.0),
 )

@@ -35,11 +35,16 @@ def by_torch(case: Case) -> list[float]:
         for heads, length in ((case.heads, case.queries), (case.shared, case.keys), (case.shared, case.keys))
     )
     grouped = case.heads != case.shared
+    simple = not case.window and not case.padded
+    place = torch.arange(case.queries, device="cuda")[:, None] + (case.keys - case.queries)
+    column = torch.arange(case.keys, device="cuda")
+    there = column < (case.keys - case.keys // 32 * torch.arange(case.batch, device="cuda"))[:, None, None, None]
+    keep = (column <= place) & (column > place - (case.window or case.keys)) if case.causal else place < case.keys
+    keep = keep & there if case.padded else keep
 
     def fused() -> Any:
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=case.causal, scale=case.scale, enable_gqa=grouped
-        )
+        mask = {"is_causal": case.causal} if simple else {"attn_mask": keep}
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=case.scale, enable_gqa=grouped, **mask)
 
     def naive(q: Any, k: Any, v: Any) -> Any:
         if grouped:
@@ -47,8 +52,7 @@ def by_torch(case: Case) -> list[float]:
         scores = q @ k.transpose(-1, -2) * case.scale
         if case.softcap:
             scores = torch.tanh(scores / case.softcap) * case.softcap
-        if case.causal:
-            keep = torch.ones(case.queries, case.keys, device="cuda", dtype=torch.bool).tril()
+        if case.causal or case.padded:
             scores = scores.masked_fill(~keep, -math.inf)
         return torch.softmax(scores.float(), -1).to(q.dtype) @ v
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("kernels_gpu", "empty_rows", "kernels_admission", "kernels_own", "spellings")
+TESTS = ("kernels_cuda", "kernels_gpu", "empty_rows", "kernels_admission", "kernels_own", "spellings")
 # the seconds that a step may take, what is to be run, and its arguments
 STEPS: dict[str, tuple[int, list[str]]] = {
     "admission": (80, ["benchmarks/admission.py"]),
