@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import eq, is_
@@ -24,24 +24,6 @@ from fuser.frontends.trees import Slot, Spec, Walk, numpy_spec, unflatten
 from fuser.frontends.variables import Variables
 
 Types = tuple[tuple[tuple[int, ...], mx.Dtype], ...]
-
-
-class Signature:
-    """What of a state decides about the program: all but the values of its arrays. Hashed once."""
-
-    __slots__ = ("_hash", "_what")
-
-    def __init__(self, spec: Spec, types: Types) -> None:
-        self._what = (spec, types)
-        self._hash = hash(self._what)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Signature) and self._hash == other._hash and self._what == other._what
 
 
 class Held:
@@ -66,7 +48,8 @@ class Held:
                 self.slots.append(slot)
                 self.arrays.append(array)
         self._types = types_of(self.arrays)
-        self.signature = Signature(spec, self._types)
+        # what of the state decides about the program: all but the values of its arrays; a set knows its hash
+        self.signature: Hashable = frozenset([(spec, self._types)])
         dictionaries = [store for store in self.stores if isinstance(store, dict)]
         plain = [store for store in dictionaries if methods_of(store) is dict]
         # `dict` does not know in which order these are
@@ -93,6 +76,7 @@ class Held:
         self._keys = self._names()
         self._sets, self._members = walk.sets, [frozenset(each) for each in walk.sets]
         self.numpy = walk.numpy
+        self._fixed = not (self._values_by or self._names_by or self._sets or self.numpy)
         self._values = self._look()
         places: dict[int, int] = {id(value): place for place, value in enumerate(self._values)}
         self._simple = all(not slot.path for slot in self.slots) and len(set(map(id, self.arrays))) == len(self.arrays)
@@ -106,6 +90,8 @@ class Held:
 
     def still(self) -> bool:
         """Whether all is as it was, but for the values of arrays; those are looked up again."""
+        if self._fixed:
+            return True
         try:
             values, before = self._look(), self._values
         except (KeyError, ValueError):

@@ -62,7 +62,7 @@ def optimize(
     modules that `fn` is, or captures, are such state without being named.
 
     `when="always"` fuses what gains nothing by it, too: float32 on CUDA, where there is no kernel for it, and a softcap
-    on CUDA. Everything else is fused either way. Raises `ValueError` for another word.
+    there in float32, and on Metal. Everything else is fused either way. Raises `ValueError` for another word.
 
     With `verify=True` the first call of each signature runs each region beside its unfused form, too: one that differs
     by more than the tolerance of `fuser.verify` is left unfused, with a `RuntimeWarning`, and errors are in the report.

@@ -50,7 +50,8 @@ TABLE = (
     # the scores
     ("tanh.*after something was added", "cap the scores first, then add the mask"),
     ("tanh.*pays from", f'{NOTHING}; longer inputs are fused, and with `when="always"` this one, too'),
-    ("tanh.*(slow on a GPU|run on Metal)", f"{NOTHING}; on this device the unfused way is the one to take"),
+    ("tanh.*slow on a GPU", f'{NOTHING}: here the steps as they are may be faster; `when="always"` saves their memory'),
+    ("tanh.*on this GPU", f"{NOTHING}; the steps run as they are"),
     ("tanh.*(no room|does not compute)", "use float32, float16 or bfloat16 and a smaller head size, or leave it"),
     ("tanh", f"{NOTHING}; `fuser.optimize` has a kernel of its own for it, which a file cannot hold"),
     ("not a float|softmax is of", "keep the scores in a float type"),
