@@ -34,6 +34,8 @@ class Size:
     cached: int = 0
     causal: bool = False
     gated: bool = False
+    text: int = 0
+    """So many tokens of a prompt, 768 numbers each, are attended to, too: a block of a diffusion model."""
     dtype: mx.Dtype = mx.bfloat16
 
 
@@ -43,6 +45,7 @@ SIZES = (
     Size("Whisper large encoder 4x1500", 32, 1280, 20, 20, 5120, 4, 1500, dtype=mx.float16),
     Size("Llama-1B-like prefill 4096", 16, 2048, 32, 8, 8192, 1, 4096, causal=True, gated=True),
     Size("Llama-1B-like decode 16x1, cache 8192", 16, 2048, 32, 8, 8192, 16, 1, 8192, True, True),
+    Size("Stable Diffusion UNet block 2x4096", 1, 320, 8, 8, 1280, 2, 4096, text=77, dtype=mx.float16),
 )
 
 
@@ -89,6 +92,48 @@ class Layer(nn.Module):
         return x + self.down(nn.silu(self.gate(y)) * self.up(y) if size.gated else nn.gelu(self.up(y)))
 
 
+class Attention(nn.Module):
+    """Attention of a diffusion model: over itself, or over what is given."""
+
+    def __init__(self, width: int, context: int, heads: int, by_hand: bool) -> None:
+        super().__init__()
+        self.heads, self.by_hand = heads, by_hand
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k, self.to_v = nn.Linear(context, width, bias=False), nn.Linear(context, width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def __call__(self, x: mx.array, context: mx.array) -> mx.array:
+        q, k, v = (
+            each.reshape(*each.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+            for each in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        scale = q.shape[-1] ** -0.5
+        if self.by_hand:
+            z = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+        else:
+            z = mx.softmax((q @ k.swapaxes(-1, -2) * scale).astype(mx.float32), axis=-1).astype(x.dtype) @ v
+        return self.to_out(z.transpose(0, 2, 1, 3).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """A transformer block of Stable Diffusion's UNet: attention over the image, over the prompt, and a gated part."""
+
+    def __init__(self, size: Size, by_hand: bool) -> None:
+        super().__init__()
+        width = size.width
+        self.norms = [nn.LayerNorm(width) for _ in range(3)]
+        self.image = Attention(width, width, size.heads, by_hand)
+        self.prompt = Attention(width, 768, size.heads, by_hand)
+        self.up, self.down = nn.Linear(width, 2 * size.inner), nn.Linear(size.inner, width)
+
+    def __call__(self, x: mx.array, prompt: mx.array) -> mx.array:
+        y = self.norms[0](x)
+        x = x + self.image(y, y)
+        x = x + self.prompt(self.norms[1](x), prompt)
+        y, gate = mx.split(self.up(self.norms[2](x)), 2, axis=-1)
+        return x + self.down(y * nn.gelu(gate))
+
+
 class Model(nn.Module):
     """The stack."""
 
@@ -117,12 +162,14 @@ def main() -> None:
             print(f"({size.name}: no time left)")
             continue
         mx.random.seed(0)
-        plain, expert = Model(size, False), Model(size, True)
+        kind = Block if size.text else Model
+        plain, expert = kind(size, False), kind(size, True)
         plain.update(tree_map(lambda array, size=size: array.astype(size.dtype), plain.parameters()))
         expert.update(plain.parameters())
         shape = (size.batch, size.shared, size.cached, size.width // size.heads)
         cache = [mx.random.normal(shape, size.dtype) for _ in range(2 * size.layers)] if size.cached else []
         arrays = [mx.random.normal((size.batch, size.length, size.width), size.dtype), *cache]
+        arrays += [mx.random.normal((size.batch, size.text, 768), size.dtype)] if size.text else []
         mx.eval(plain.parameters(), arrays)
         fast = fuser.optimize(plain)
         before = time.perf_counter()
