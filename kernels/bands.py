@@ -6,7 +6,7 @@ key i + columns - rows, as it does for the kernel's causal mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 # no limit; leaves room to add lengths to it
 FAR = 1 << 30
-ROWS = 64
+# about as many cells are looked at together as a processor's cache holds
+CELLS = 1 << 20
 Window = tuple[int, int]
 """How many keys ahead of its place a query sees, and how many behind."""
 
@@ -49,7 +50,7 @@ def window_of(keep: NDArray[np.bool_]) -> Window | None:
 def _spans(keep: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Where each row begins and where it ends, if it has no hole; an empty row ends before it begins."""
     # NumPy copies what `argmax` is given, when that is not to be written to
-    first = np.concatenate([keep[part].argmax(axis=1) for part in _parts(len(keep))])
+    first = np.concatenate([keep[part].argmax(axis=1) for part in _parts(*keep.shape)])
     return first, first + keep.sum(axis=1) - 1
 
 
@@ -57,13 +58,14 @@ def _are_spans(keep: NDArray[np.bool_], first: NDArray[Any], last: NDArray[Any])
     columns = np.arange(keep.shape[1], dtype=np.int32)
     first, last = (ends.astype(np.int32)[:, None] for ends in (first, last))
     return all(
-        np.array_equal((columns >= first[rows]) & (columns <= last[rows]), keep[rows]) for rows in _parts(len(keep))
+        np.array_equal((columns >= first[rows]) & (columns <= last[rows]), keep[rows]) for rows in _parts(*keep.shape)
     )
 
 
-def _parts(rows: int) -> Iterator[slice]:
-    # arrays of the size of the mask are slow to make
-    return (slice(start, start + ROWS) for start in range(0, rows, ROWS))
+def _parts(rows: int, cells: int) -> Iterator[slice]:
+    """Some rows at a time, of so many cells each: arrays of the size of the mask are slow to make."""
+    step = max(1, CELLS // max(cells, 1))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
@@ -72,12 +74,23 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
     `shifted` says that a row may have one number more than the slopes give: no softmax without a sink sees it. What is
     found differs from a row of `bias` by less than its largest number is rounded to in float32: None otherwise.
     """
-    seen = bias[0] > -np.inf
+    return tilt_in(bias.shape, lambda part: bias[:, part], shifted)
+
+
+def tilt_in(
+    shape: tuple[int, ...], read: Callable[[slice], NDArray[Any]], shifted: bool, lowest: float = -np.inf
+) -> Tilt | None:
+    """`tilt_of` an array of `shape`, read some rows at a time; None, too, for a finite number not above `lowest`."""
+    heads, rows, columns = shape
+    seen = np.empty((rows, columns), bool)
+    for part in _parts(rows, heads * columns):
+        some = read(part)
+        here = some > -np.inf
+        if not (here[1:] == here[:1]).all() or (here & (some <= lowest)).any():
+            return None
+        seen[part] = here[0]
     window = window_of(seen)
-    rows, columns = seen.shape
-    if window is None or not all(
-        np.array_equal(head[part] > -np.inf, seen[part]) for head in bias[1:] for part in _parts(rows)
-    ):
+    if window is None:
         return None
     first, last = _spans(seen)
     widest = int((last - first).argmax())
@@ -89,8 +102,12 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
         span = (abs(stop - middle) if folded else stop - middle) - away[0]
         if not span:
             continue
-        slopes = ((bias[:, widest, stop].astype(np.float64) - bias[:, widest, start]) / span).astype(np.float32)
-        if all(_fits(bias[:, part], slopes, _distance(part, seen.shape, folded), shifted) for part in _parts(rows)):
+        row = read(slice(widest, widest + 1))[:, 0].astype(np.float64)
+        slopes = ((row[:, stop] - row[:, start]) / span).astype(np.float32)
+        if all(
+            _fits(read(part), slopes, _distance(part, seen.shape, folded), shifted)
+            for part in _parts(rows, heads * columns)
+        ):
             return Tilt(slopes, folded, window)
     return None
 
@@ -98,7 +115,7 @@ def tilt_of(bias: NDArray[Any], shifted: bool = True) -> Tilt | None:
 def _distance(part: slice, shape: tuple[int, int], folded: bool) -> NDArray[np.float64]:
     """How far each key lies ahead of its query."""
     rows, columns = shape
-    places = np.arange(part.start, min(part.stop, rows)) + columns - rows
+    places = np.arange(part.start, part.stop) + columns - rows
     away: NDArray[np.float64] = np.subtract(np.arange(columns), places[:, None], dtype=np.float64)
     if folded:
         np.abs(away, out=away)

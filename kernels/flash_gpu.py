@@ -230,6 +230,8 @@ def kernel(
         output_names=outputs,
         source=text,
         header=header,
+        # what runs on tensor cores reads arrays as they lie
+        ensure_row_contiguous=where not in ("cores", "parts"),
     )
     return made
 
@@ -255,6 +257,8 @@ def attend(
 
     `cores` asks for CUDA's tensor cores, for half types.
     """
+    if cores and mask is not None and mask.ndim < 4:
+        mask = mask[(None,) * (4 - mask.ndim)]
     known = plan(
         (q.shape, k.shape, v.shape),
         q.dtype,
@@ -299,6 +303,9 @@ def plan(
     if mask is not None:
         batch_step, head_step, row_step, key_step = _steps((1,) * (4 - len(mask)) + mask)
         steps = [batch_step, head_step * groups, head_step, row_step, key_step]
+        if cores:
+            # that kernel knows the strides, but for an axis of one, which is the same for all
+            steps = [*(int(size > 1) for size in mask), 0]
         kind = 1 if types[0] == mx.bool_ else 2
     sizes = [groups, queries, keys, shared, *steps, *(min(limit, FAR) for limit in window), int(folded), batch * shared]
     widest = max(depth, width)

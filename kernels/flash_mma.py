@@ -14,6 +14,8 @@ Source: Dao, FlashAttention-2 (arXiv:2307.08691), for the order of work; the PTX
 
 from __future__ import annotations
 
+import re
+
 WARPS = 4
 # blocks that keep a large GPU busy, and the tiles that one of them has at the least
 FULL, LEAST = 264, 4
@@ -75,30 +77,30 @@ __device__ inline void fetch(void *to, const void *from, bool there) {
 #define DIVIDED(x, y) __fdividef(x, y)
 #endif
 
-// two neighbours of a row, zeros beyond its end
+// two neighbours of a row, zeros beyond its end; numbers are `step` apart
 template <typename T, int SIZE>
-__device__ inline unsigned pair(const T *row, int first, bool aligned) {
+__device__ inline unsigned pair(const T *row, LONGER step, int first, bool aligned) {
     if (SIZE % 2 == 0 && aligned)
         return first < SIZE ? *reinterpret_cast<const unsigned *>(row + first) : 0u;
-    return packed<T>(first < SIZE ? row[first] : T(0.0f), first + 1 < SIZE ? row[first + 1] : T(0.0f));
+    return packed<T>(first < SIZE ? row[first * step] : T(0.0f), first + 1 < SIZE ? row[(first + 1) * step] : T(0.0f));
 }
 
 // the rows of a tile into shared memory, where each takes STRIDE numbers, the last eight of them unused: so that eight
 // rows lie in different banks
 template <typename T, int SIZE, int STRIDE, int TILE, int THREADS>
-__device__ inline void stage(T *room, const T *from, int tile, int keys, bool aligned) {
+__device__ inline void stage(T *room, const T *from, LONGER line, LONGER step, int tile, int keys, bool aligned) {
     constexpr int PIECES = STRIDE / 8 - 1;
     for (int n = int(threadIdx.x); n < TILE * PIECES; n += THREADS) {
         const int key = n / PIECES, at = n % PIECES * 8;
         const bool there = tile + key < keys && at < SIZE;
-        const T *source = from + (there ? LONG(tile + key) * SIZE + at : 0);
+        const T *source = from + (there ? (tile + key) * line + at * step : 0);
         T *to = room + key * STRIDE + at;
         if (SIZE % 8 == 0 && aligned)
             fetch(to, source, there);
         else
             UNROLL
             for (int e = 0; e < 8; e++)
-                to[e] = there && at + e < SIZE ? source[e] : T(0.0f);
+                to[e] = there && at + e < SIZE ? source[e * step] : T(0.0f);
     }
 }
 
@@ -128,11 +130,17 @@ BODY = r"""
     // the last rows see most under a causal mask: they begin first
     const int blocks = (rows + 16 * WARPS - 1) / (16 * WARPS);
     const int block = (blocks - 1 - int(blockIdx.x)) * 16 * WARPS, first = block + warp * 16;
-    const T *q = in_q + LONG(group) * groups * queries * D;
-    const T *k = in_k + LONG(group) * keys * D;
-    const T *v = in_v + LONG(group) * keys * DV;
     const int from = group % shared_heads * groups;
-    const bool aligned = (reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0;
+    const LONGER item = group / shared_heads, shared = group % shared_heads;
+    const T *q = in_q + item * in_q_strides[0] + from * in_q_strides[1];
+    const T *k = in_k + item * in_k_strides[0] + shared * in_k_strides[1];
+    const T *v = in_v + item * in_v_strides[0] + shared * in_v_strides[1];
+    const LONGER k_line = in_k_strides[2], k_step = in_k_strides[3];
+    const LONGER v_line = in_v_strides[2], v_step = in_v_strides[3];
+    const bool aligned = k_step == 1 && v_step == 1 && k_line % 8 == 0 && v_line % 8 == 0
+        && (reinterpret_cast<size_t>(k) | reinterpret_cast<size_t>(v)) % 16 == 0;
+    const bool even = in_q_strides[3] == 1 && in_q_strides[2] % 2 == 0 && in_q_strides[1] % 2 == 0
+        && reinterpret_cast<size_t>(q) % 4 == 0;
     (void)from, (void)cap;
     const int last = (block + 16 * WARPS < rows ? block + 16 * WARPS : rows) - 1;
     const bool one = block / queries == last / queries;
@@ -148,9 +156,11 @@ BODY = r"""
         stop = start + span < stop ? start + span : stop;
     }
     if (start < stop)
-        stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, start, keys, aligned);
+        stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, k_line, k_step, start, keys, aligned);
 
-    int safe[2], reach[2], head[2], cell[2];
+    const T *line[2];
+    int safe[2], reach[2], head[2];
+    CELLS
     float most[2], total[2] = {0.0f, 0.0f}, slope[2] = {0.0f, 0.0f};
     UNROLL
     for (int r = 0; r < 2; r++) {
@@ -158,20 +168,20 @@ BODY = r"""
         safe[r] = row < rows ? row : rows - 1;
         head[r] = safe[r] / queries;
         reach[r] = safe[r] % queries + offset;
-        cell[r] = head[r] * sizes[6] + safe[r] % queries * sizes[7];
+        line[r] = q + head[r] * in_q_strides[1] + safe[r] % queries * in_q_strides[2];
+        CELL
         most[r] = -3.4028234663852886e38f;
         SINKS
         SLOPES
     }
-    (void)cell, (void)slope, (void)head, (void)split;
+    (void)slope, (void)head, (void)split;
     const int column = lane % 4 * 2;
-    const bool even = reinterpret_cast<size_t>(q) % 4 == 0;
     unsigned query[STEPS][4];
     UNROLL
     for (int step = 0; step < STEPS; step++)
         UNROLL
         for (int e = 0; e < 4; e++)
-            query[step][e] = pair<T, D>(q + LONG(safe[e % 2]) * D, step * 16 + column + e / 2 * 8, even);
+            query[step][e] = pair<T, D>(line[e % 2], in_q_strides[3], step * 16 + column + e / 2 * 8, even);
     float sum[2 * PARTS][4];
     UNROLL
     for (int n = 0; n < 2 * PARTS; n++)
@@ -186,7 +196,7 @@ BODY = r"""
         // the keys are there, and nobody needs the values of the tile before
         FETCHED;
         __syncthreads();
-        stage<T, DV, V_STRIDE, TILE, THREADS>(near_v, v, tile, keys, aligned);
+        stage<T, DV, V_STRIDE, TILE, THREADS>(near_v, v, v_line, v_step, tile, keys, aligned);
         float score[TILE / 8][4];
         UNROLL
         for (int n = 0; n < TILE / 8; n++)
@@ -206,7 +216,7 @@ BODY = r"""
         FETCHED;
         __syncthreads();
         if (tile + TILE < stop)
-            stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, tile + TILE, keys, aligned);
+            stage<T, D, K_STRIDE, TILE, THREADS>(near_k, k, k_line, k_step, tile + TILE, keys, aligned);
         const bool edge = tile + TILE > low + ahead + 1 || tile < high - behind || tile + TILE > keys;
         float top[2] = {most[0], most[1]}, fade[2];
         UNROLL
@@ -324,10 +334,20 @@ MERGE = r"""
         given[place] = T(total > 0.0f ? sum / total : total + numbers[3]);
     }
 """
-KEEPS = "x = in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]] ? x : numbers[2];"
-ADDS = "x += float(in_mask[corner + cell[r] + (key < keys ? key : keys - 1) * sizes[8]]);"
+# an axis of one is the same for all: sizes[4] to sizes[7] are 0 there, else 1
+CELLS = """const LONGER mask_head = sizes[5] * in_mask_strides[1], mask_row = sizes[6] * in_mask_strides[2];
+    const LONGER corner = item * sizes[4] * in_mask_strides[0] + from * mask_head;
+    LONGER cell[2];"""
+CELL = "cell[r] = corner + head[r] * mask_head + safe[r] % queries * mask_row;"
+PLACE = "in_mask[cell[r] + (key < keys ? key : keys - 1) * sizes[7] * in_mask_strides[3]]"
+KEEPS = f"x = {PLACE} ? x : numbers[2];"
+ADDS = f"x += float({PLACE});"
 # a row's four lanes are added up: the sink counts in one of them
-SINKS = "if (split == 0) most[r] = float(in_sinks[from + head[r]]), total[r] = lane % 4 == 0 ? 1.0f : 0.0f;"
+SINKS = """if (split == 0) {
+            most[r] = float(in_sinks[(from + head[r]) * in_sinks_strides[0]]);
+            total[r] = lane % 4 == 0 ? 1.0f : 0.0f;
+        }"""
+SLOPES = "slope[r] = float(in_slopes[(from + head[r]) * in_slopes_strides[0]]);"
 
 
 def source(mask: int, sinks: bool, slopes: bool, whole: bool) -> str:
@@ -335,12 +355,15 @@ def source(mask: int, sinks: bool, slopes: bool, whole: bool) -> str:
 
     If it is not the `whole`, it gives the sums of `SPLITS` parts of the keys, and each row's marks (maximum, total).
     """
-    corner = "const long long corner = LONG(group / shared_heads) * sizes[4] + LONG(group % shared_heads) * sizes[5];\n"
-    text = BODY.replace("        SINKS", f"        {SINKS}" if sinks else "", 1)
-    text = text.replace("        SLOPES", "        slope[r] = float(in_slopes[from + head[r]]);" if slopes else "", 1)
-    text = text.replace("MASKED", ("", KEEPS, ADDS)[mask], 1)
-    text = text.replace("    END\n", WHOLE if whole else PART, 1)
-    return text.replace("    int safe[2]", f"{f'    {corner}' if mask else ''}    int safe[2]", 1)
+    lines = {
+        "CELLS": CELLS if mask else "",
+        "CELL": CELL if mask else "",
+        "SINKS": SINKS if sinks else "",
+        "SLOPES": SLOPES if slopes else "",
+        "MASKED": ("", KEEPS, ADDS)[mask],
+        "END": WHOLE if whole else PART,
+    }
+    return re.sub(rf"^( +)({'|'.join(lines)})$", lambda found: found[1] + lines[found[2]], BODY, flags=re.MULTILINE)
 
 
 def tile(depth: int, width: int) -> int:

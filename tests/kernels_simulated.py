@@ -149,23 +149,33 @@ def has_halves(compiler: str) -> bool:
     return subprocess.run(command, input=b"_Float16 x;", capture_output=True, check=False).returncode == 0
 
 
+# heads after rows, as models have them before they are transposed; numbers of a head apart; many cells one number
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "dense": lambda x: x,
+    "rows first": lambda x: np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
+    "turned": lambda x: np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3),
+}
 Constants = tuple[tuple[str, int], ...]
 
 
-def kernel(where: str, folder: Path) -> Callable[..., Callable[..., Any]]:
-    """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`."""
+def kernel(where: str, folder: Path, layout: str = "dense") -> Callable[..., Callable[..., Any]]:
+    """What can stand for `flash_gpu.kernel`: kernels for the GPU `where`, compiled into `folder`.
+
+    Arrays of four axes lie in memory as the `layout` has it, where the kernel reads them so.
+    """
 
     def made(
         asked: str, mask: int, sinks: bool, slopes: bool, types: Sequence[mx.Dtype], constants: Constants
     ) -> Callable[..., Any]:
         text = asked if asked in ("parts", "merge") else where
-        return _launcher(text, (mask, sinks, slopes), dict(constants), folder)
+        order = layout if text in ("cores", "parts") else "dense"
+        return _launcher(text, (mask, sinks, slopes), dict(constants), folder, order)
 
     return made
 
 
 def _launcher(
-    where: str, given: tuple[int, bool, bool], constants: dict[str, Any], folder: Path
+    where: str, given: tuple[int, bool, bool], constants: dict[str, Any], folder: Path, layout: str
 ) -> Callable[..., list[mx.array]]:
     def run(
         inputs: Sequence[mx.array],
@@ -175,12 +185,14 @@ def _launcher(
         output_shapes: Sequence[tuple[int, ...]],
         output_dtypes: Sequence[mx.Dtype],
     ) -> list[mx.array]:
-        arrays = [np.array(each) for each in inputs]
+        arrays = [LAYOUTS[layout](np.array(each)) if each.ndim == 4 else np.array(each) for each in inputs]
+        strides = [np.array(each.strides, np.int64) // each.itemsize for each in arrays]
         numpy = {mx.float32: np.float32, mx.float16: np.float16}
         outs = [np.full(s, np.nan, numpy[t]) for s, t in zip(output_shapes, output_dtypes, strict=True)]
         types = [NAMES[each.dtype] for each in inputs]
         library = ctypes.CDLL(str(built(where, given, types, constants | dict(template), folder)))
-        pointers = (ctypes.c_void_p * (len(arrays) + len(outs)))(*(each.ctypes.data for each in (*arrays, *outs)))
+        everything = (*arrays, *outs, *strides)
+        pointers = (ctypes.c_void_p * len(everything))(*(each.ctypes.data for each in everything))
         library.run(pointers, grid[0] // threadgroup[0], grid[1], grid[2], threadgroup[0])
         return [mx.array(out) for out in outs]
 
@@ -221,12 +233,18 @@ def source(where: str, given: tuple[int, bool, bool], types: Sequence[str], temp
         for name, value in template.items()
         if name != "T"
     ]
+    count = len(names) + len(outputs)
     bound = [
         f"auto {name} = (const {type} *)pointers[{n}];" for n, (type, name) in enumerate(zip(types, names, strict=True))
     ]
     bound += [
         f"auto {name} = ({type} *)pointers[{len(names) + n}];"
         for n, (type, name) in enumerate(zip(results, outputs, strict=True))
+    ]
+    bound += [
+        f"auto {name}_strides = (const int64_t *)pointers[{count + n}];"
+        for n, name in enumerate(names)
+        if f"{name}_strides" in body
     ]
     lines = [
         FIBERS,

@@ -62,7 +62,9 @@ def operands(sizes: Sizes, dtype: mx.Dtype) -> list[mx.array]:
     batch, heads, shared, rows, columns, depth = sizes
     rng = np.random.default_rng(4)
     shapes = (batch, heads, rows, depth), (batch, shared, columns, depth), (batch, shared, columns, depth)
-    return [mx.array(rng.standard_normal(shape, np.float32)).astype(dtype) for shape in shapes]
+    made = [mx.array(rng.standard_normal(shape, np.float32)).astype(dtype) for shape in shapes]
+    # keys as models have them: heads were after rows; values as they come
+    return [made[0], mx.contiguous(made[1].swapaxes(1, 2)).swapaxes(1, 2), made[2]]
 
 
 def kept(batch: int, columns: int) -> mx.array:

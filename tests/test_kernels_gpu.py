@@ -37,14 +37,16 @@ def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     flash_gpu.plan.cache_clear()
 
 
-def check(where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dtype, **options: Any) -> None:
+def check(
+    where: str, folder: Path, shapes: list[tuple[int, ...]], dtype: mx.Dtype, layout: str = "dense", **options: Any
+) -> None:
     arrays = [mx.array(normal(*shape)).astype(dtype) for shape in shapes]
     given: dict[str, Any] = {
         name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()
     }
     with pytest.MonkeyPatch.context() as patch:
         if where != "real":
-            patch.setattr(flash_gpu, "kernel", kernel(where, folder))
+            patch.setattr(flash_gpu, "kernel", kernel(where, folder, layout))
         given["cores"] = where in ("cores", "real")
         found = np.array(flash_gpu.attend(arrays[0], arrays[1], arrays[2], scale=0.2, **given).astype(mx.float32))
     empty = options.pop("empty", 0.0)
@@ -100,6 +102,9 @@ def check_tensor_cores(where: str, folder: Path, dtype: mx.Dtype) -> None:
     odd: list[tuple[int, ...]] = [(2, 4, 7, 37), (2, 2, 83, 37), (2, 2, 83, 43)]
     check(where, folder, odd, dtype, mask=normal(2, 1, 7, 83), ahead=1, behind=9, **more)
     check(where, folder, odd, dtype, mask=normal(4, 1, 83), folded=True, **more)
+    for layout in ("rows first", "turned"):
+        check(where, folder, shapes, dtype, layout, mask=keep, ahead=0, empty=np.nan)
+        check(where, folder, odd, dtype, layout, mask=normal(2, 1, 7, 83), **more)
     wide: list[tuple[int, ...]] = [(1, 1, 5, 200), (1, 1, 70, 200), (1, 1, 70, 256)]
     check(where, folder, wide, dtype, ahead=0)
 
