@@ -113,6 +113,7 @@ CASES = (
 def peak(run: Callable[..., mx.array], arrays: list[mx.array]) -> int:
     """The memory that a call takes at the peak, over what is held before."""
     mx.eval(run(*arrays))
+    mx.synchronize()
     mx.clear_cache()
     held = mx.get_active_memory()
     mx.reset_peak_memory()

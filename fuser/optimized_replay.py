@@ -16,7 +16,7 @@ from fuser.ir.graph import Graph, Value
 from fuser.ir.types import TensorType
 from fuser.kernels.admission import backend
 from fuser.optimized_calls import Call, Traced
-from fuser.segments import segmented, whole
+from fuser.segments import segmented
 
 
 class Replay:
@@ -50,11 +50,10 @@ class Replay:
         collapse(trimmed)
         # MLX's compiled programs on CUDA end the process where an array has no elements
         compiled = compiled and not (backend() == "cuda" and _is_empty_somewhere(trimmed))
-        # on a CPU steps of our own kernels stand between compiled pieces
-        parts = segmented(trimmed) if compiled and computed and sized else None
-        run = parts or (whole(trimmed) if sized else runner(trimmed))
+        # with steps of our own kernels, between compiled pieces or inside
+        parts = segmented(trimmed, traced.arguments) if compiled and computed and sized else None
         # the types of arguments are part of the signature by which this is found
-        flat = _checked(run, self._types, traced.arguments)
+        flat = _checked(parts or runner(trimmed), self._types, traced.arguments)
         self._flat: Flat = _compiled(flat) if compiled and computed and parts is None else flat
 
         self.single = self._flat if self._straight and traced.results == LEAF and not self._aside else None

@@ -1,7 +1,7 @@
 """A program that runs is a list of segments: graphs under `mx.compile`, and steps between them that no graph can hold.
 
 A step is a kernel of ours. On a CPU it wants its arrays to be there: the graph is cut where there is one, at as few
-places as the order allows: what waits for no step is computed before it. On a GPU it is a primitive, and stays inside.
+places as the order allows: what waits for no step is computed before it. On a GPU it is a primitive: nothing is cut.
 """
 
 from __future__ import annotations
@@ -31,24 +31,37 @@ class Segment:
     """What nobody reads after it."""
 
 
-def segmented(graph: Graph) -> Flat | None:
-    """`graph` as a function from its inputs to its outputs, compiled in segments; None when it need not be cut."""
-    steps = _steps(graph) if backend() == "cpu" else {}
-    return _flat(graph, _segments(graph, steps)) if steps else None
+def segmented(graph: Graph, arguments: int | None = None) -> Flat | None:
+    """`graph` as a function from its inputs to its outputs, compiled with its steps; None where it has none.
 
+    The first inputs, so many as there are `arguments` (None: all), may be what a transformation of MLX traces with.
+    """
+    steps = {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
+    if not steps:
+        return None
+    if backend() == "cpu":
+        return _flat(graph, _segments(graph, steps))
+    stepped = _compiled(runner(graph, {node: _rebuild(step) for node, step in steps.items()}))
+    plain = _compiled(runner(graph))
 
-def whole(graph: Graph) -> Flat:
-    """`graph` as a function that may be compiled, with the steps of a GPU in their places."""
-    steps = _steps(graph) if backend() != "cpu" else {}
-    return runner(graph, {node: _rebuild(step) for node, step in steps.items()})
+    def run(inputs: Sequence[mx.array]) -> list[mx.array]:
+        try:
+            # what is to be computed anyway; it cannot be inside of a transformation, which knows no kernels of ours
+            mx.async_eval(inputs[:arguments])
+        except ValueError:
+            return plain(inputs)
+        return stepped(inputs)
 
-
-def _steps(graph: Graph) -> dict[Node, Step]:
-    return {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
+    return run
 
 
 def _rebuild(step: Step) -> Rebuild:
     return lambda arguments, x, types: step(x)
+
+
+def _compiled(run: Flat) -> Flat:
+    compiled: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
+    return lambda inputs: compiled(*inputs)
 
 
 def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], Step, list[Value]]]:
@@ -78,9 +91,7 @@ def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], 
 def _piece(graph: Graph, nodes: Sequence[Node], given: list[Value]) -> tuple[list[Value], Step, list[Value]]:
     """The nodes as a graph of their own, compiled."""
     part, reads = graph.part(nodes, given)
-    run = runner(part)
-    compiled: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
-    return reads, lambda inputs: compiled(*inputs), given
+    return reads, _compiled(runner(part)), given
 
 
 def _flat(graph: Graph, pieces: list[tuple[list[Value], Step, list[Value]]]) -> Flat:

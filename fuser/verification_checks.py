@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from fuser.execute import runner
 from fuser.fusion import match
 from fuser.fusion_sums import groups
 from fuser.ir.graph import Graph, Node
@@ -16,7 +17,7 @@ from fuser.kernels.cost import When
 from fuser.regions import Attention, Weighted
 from fuser.report import Region, Report
 from fuser.rewrite import Rewriter
-from fuser.segments import segmented, whole
+from fuser.segments import segmented
 
 # of the largest value; what the kernel's order of summation may change
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2, mx.float64: 1e-6}
@@ -62,7 +63,7 @@ def region_checks(
     both.outputs = [value for pair in values for value in pair]
     both.prune()
     # our own kernel runs as it does in a program
-    arrays = (segmented(both) or whole(both))(inputs)
+    arrays = (segmented(both) or runner(both))(inputs)
     nodes = [region.softmax.node for region, _ in pairs]
     worst: dict[Node, Check] = {}
     compared = checks([node.scope or graph.label(node) for node in nodes], arrays[::2], arrays[1::2], rtol)

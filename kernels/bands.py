@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 # no limit; leaves room to add lengths to it
 FAR = 1 << 30
-# about as many cells are looked at together as a processor's cache holds
+# so many cells are looked at together: enough that it is not the calls that cost
 CELLS = 1 << 20
 Window = tuple[int, int]
 """How many keys ahead of its place a query sees, and how many behind."""
@@ -85,6 +85,9 @@ def tilt_in(
     seen = np.empty((rows, columns), bool)
     for part in _parts(rows, heads * columns):
         some = read(part)
+        # NaN is no number either
+        if not np.max(some) < np.inf:
+            return None
         here = some > -np.inf
         if not (here[1:] == here[:1]).all() or (here & (some <= lowest)).any():
             return None

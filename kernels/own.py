@@ -2,8 +2,8 @@
 
 On a CPU a step is called between two pieces of a program, on arrays that are not computed yet. Outside of MLX's
 transformations it runs the kernel; inside of `mx.compile` or `mx.vmap`, where nothing can be evaluated, the same in
-MLX's operations. On a GPU it is a primitive like others. Gradients are those of MLX's operations: the kernel stands
-under `mx.custom_function`.
+MLX's operations. On a GPU it is a primitive, which `mx.compile` takes and no other transformation does. Gradients are
+those of MLX's operations: the kernel stands under `mx.custom_function`.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def takes(call: Call, banded: bool = False) -> bool:
     if sys.platform == "darwin" or (where == "cuda" and cuda(call).kernel is not None and not banded):
         return False
     if banded and not (where == "cuda" and call.dtype in HALVES):
+        return False
+    if where == "cuda" and not banded and padding.padded(call) is not None:
         return False
     return unworthy(call, where, memory()) is None and refuses(call) is None
 

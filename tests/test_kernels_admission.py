@@ -161,6 +161,9 @@ def test_masks_that_are_numbers_go_to_our_kernel(monkeypatch: pytest.MonkeyPatch
     masked, plain = call(*square(64, 2048), mask="boolean"), call(*square(64, 2048))
     assert own.takes(masked, banded=True) and not own.takes(masked) and not own.takes(plain)
     assert not own.takes(call(*square(64, 2048), mask="boolean", dtype=mx.float32), banded=True)
+    # what reaches MLX's kernel when it is padded
+    monkeypatch.setattr(admission, "backend", lambda: "cuda")
+    assert not own.takes(call(*square(100))) and own.takes(call(*square(100), mask="boolean"), banded=True)
     # one query and an array: MLX has no kernel
     assert own.takes(call((4, 8, 1, 64), (4, 2, 512, 64), mask="boolean"))
 
