@@ -140,3 +140,22 @@ def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytes
     monkeypatch.setattr(flash_mma, "WARPS", 4)
     check_tensor_cores("real", folder, dtype)
     check_parts("real", folder, dtype, monkeypatch)
+
+
+@pytest.mark.parametrize("where", ["metal", "cuda", "cores"])
+def test_rows_hidden_by_the_lowest_number(where: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of them is the mean of the values, as in MLX's call, in parts of the keys as well."""
+    if COMPILER is None or not has_halves(COMPILER):
+        pytest.skip("the compiler has no float16")
+    monkeypatch.setattr(flash_mma, "LEAST", 1)
+    monkeypatch.setattr(flash_gpu, "kernel", kernel(where, folder))
+    lowest = float(np.finfo(np.float32).min)
+    q, k, v = (mx.array(normal(2, heads, rows, 32)).astype(mx.float16) for heads, rows in ((4, 1), (2, 200), (2, 200)))
+    keep = RNG.random((2, 1, 1, 200)) > 0.4
+    keep[0], keep[1, ..., 64:] = False, False
+    for mask in (keep, np.where(keep, 0, lowest).astype(np.float32)):
+        options: dict[str, Any] = {"fill": lowest, "empty": np.nan, "cores": where == "cores"}
+        found = np.array(flash_gpu.attend(q, k, v, scale=0.2, mask=mx.array(mask), **options).astype(mx.float32))
+        plain = (np.array(each.astype(mx.float32)) for each in (q, k, v))
+        wanted = reference(*plain, scale=0.2, mask=np.where(keep, 0, -1e30).astype(np.float32))
+        assert np.abs(found - wanted).max() <= 1e-3 * np.abs(wanted).max()
