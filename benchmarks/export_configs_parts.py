@@ -76,7 +76,13 @@ TOWERS = (
     tower("minimax_m3_vision", "minimax_m3_vl.MiniMaxM3VLVisionModel", key="pixel_values"),
     tower("muse_glimmer_vision", "muse_glimmer.MuseGlimmerVisionModel", key="pixel_values"),
     tower("muse_spark_vision", "muse_spark.MuseSparkVisionModel", key="pixel_values"),
-    tower("lfm3_vl_vision", "lfm3_vl.Lfm3VlVisionModel", key="pixel_values"),
+    tower(
+        "lfm3_vl_vision",
+        "lfm3_vl.Lfm3VlVisionModel",
+        1,
+        key="pixel_values",
+        layer_types=["conv", "full_attention"],
+    ),
     tower("cohere_compass_vision", "cohere_compass.CohereCompassVisionModel"),
     rest(
         "video_llama3_vision",
@@ -137,7 +143,7 @@ TEXTS = (
 WORDS = {"input_ids": "ids batch 7", "attention_mask": "ones batch 7"}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN = {"model_type": "swin", "image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
-SWIN |= {"window_size": 4, "out_features": STAGES}
+SWIN |= {"patch_size": 4, "window_size": 4, "out_features": STAGES}
 CONVS = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 FOUR = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
 FOUR |= {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
@@ -217,7 +223,7 @@ IMAGES = (
     images(
         "maskformer",
         "MaskFormerForInstanceSegmentation",
-        8,
+        7,
         "64 64",
         QUERIES,
         backbone_config=SWIN,
@@ -225,6 +231,7 @@ IMAGES = (
         | {"encoder_layers": 0, "decoder_layers": 2, "decoder_attention_heads": 4},
         fpn_feature_size=32,
         mask_feature_size=32,
+        note="4, 2 in the decoder on the image and 1 among the queries: the first, over zeros, is constant",
     ),
     images(
         "mask2former",
@@ -251,7 +258,7 @@ IMAGES = (
     images(
         "bridgetower",
         "BridgeTowerModel",
-        10,
+        12,
         out="text_features image_features",
         more=WORDS | {"pixel_mask": "ones batch 32 32"},
         text_config={"num_attention_heads": 4},
@@ -279,7 +286,7 @@ IMAGES = (
     videos(
         "vjepa2",
         "VJEPA2Model",
-        4,
+        2,
         crop_size=32,
         frames_per_clip=4,
         tubelet_size=2,
@@ -292,7 +299,7 @@ IMAGES = (
     videos(
         "videoprism",
         "VideoPrismVideoModel",
-        7,
+        6,
         num_frames=4,
         num_spatial_layers=2,
         num_temporal_layers=2,

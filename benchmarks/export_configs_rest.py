@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from export_configs import NO_CACHE, SEQ, SEQ_SETS, TEXT, TEXT_SETS, Recipe, Sets
-from export_configs_media import MEL, PIXELS, TWO
+from export_configs import NO_CACHE, SEQ, SEQ_SETS, SMALL, TEXT, TEXT_SETS, Recipe, Sets
+from export_configs_media import MEL, PIXELS, TWO, VIT
 
 KINDS: dict[str, tuple[dict[str, str], str, Sets]] = {
     "text": (TEXT, "last_hidden_state", TEXT_SETS),
@@ -71,8 +71,8 @@ DECODERS = (
     rest("fuyu", "FuyuForCausalLM", "decoder"),
     rest("gemma4_text", "Gemma4ForCausalLM", "decoder"),
     rest("granitemoe_swa", "granitemoe_swa.GraniteMoeSWAForCausalLM", "decoder"),
-    rest("inkling2", "Inkling2ForCausalLM", "decoder"),
-    rest("inkling2_loop", "Inkling2LoopForCausalLM", "decoder"),
+    rest("inkling2", "Inkling2ForCausalLM", "decoder", 6, "sinks for each token, attention over the layers"),
+    rest("inkling2_loop", "Inkling2LoopForCausalLM", "decoder", 6, "the same"),
     rest("kosmos2_text", "kosmos2.Kosmos2TextForCausalLM", "decoder", layers=2),
     rest("minimax_m3", "minimax_m3_vl.MiniMaxM3VLForCausalLM", "decoder"),
     rest("nemotron_h", "NemotronHForCausalLM", "decoder", 1, "state spaces, attention"),
@@ -90,8 +90,11 @@ DECODERS = (
     rest("falcon_mamba", "FalconMambaForCausalLM", "decoder", 0, "no attention"),
 )
 
+BERT = SMALL | {"model_type": "bert"}
+CROSS = {"is_decoder": True, "add_cross_attention": True}
+
 PAIRS = (
-    rest("encoder_decoder", "EncoderDecoderModel", "encdec", 6),
+    rest("encoder_decoder", "EncoderDecoderModel", "encdec", 6, encoder=BERT, decoder=BERT | CROSS),
     rest("pop2piano", "Pop2PianoForConditionalGeneration", "encdec", 6),
     rest("seamless_text", "SeamlessM4TForTextToText", "encdec", 6),
     rest("seamless_v2_text", "SeamlessM4Tv2ForTextToText", "encdec", 6),
@@ -117,8 +120,12 @@ PAIRS = (
         6,
         inputs=PIXELS | {"decoder_input_ids": "ids batch target"},
         sets=(("full", {"batch": 2, "target": 5}), ("full", {"batch": 1, "target": 4})),
+        encoder=VIT | {"model_type": "vit"},
+        decoder=BERT | CROSS,
     ),
 )
+
+GROUPS: dict[str, Any] = {"depths": [2, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 0]}
 
 VISIONS = (
     rest("clipseg_vision", "CLIPSegVisionModel", "vision"),
@@ -126,7 +133,7 @@ VISIONS = (
     rest("flava_image", "FlavaImageModel", "vision"),
     rest("focalnet", "FocalNetModel", "vision", 0, "no attention", depths=[1, 1, 1, 1]),
     rest("granite_docling_vision", "granite_docling.GraniteDoclingVisionModel", "vision"),
-    rest("groupvit_vision", "GroupViTVisionModel", "vision", 17, depths=[2, 1, 1], num_group_tokens=[4, 2, 0]),
+    rest("groupvit_vision", "GroupViTVisionModel", "vision", 6, **GROUPS),
     rest("idefics2_vision", "idefics2.Idefics2VisionTransformer", "vision"),
     rest("instructblip_vision", "InstructBlipVisionModel", "vision"),
     rest("janus_vision", "JanusVisionModel", "vision"),
@@ -139,7 +146,7 @@ VISIONS = (
     rest("qianfan_vision", "qianfan_ocr.QianfanOCRVisionModel", "vision"),
     rest("radio", "RadioModel", "vision", outputs=("summary", "features")),
     rest("regnet", "RegNetModel", "vision", 0, "no attention", depths=[1, 1, 1, 1]),
-    rest("rf_detr", "RfDetrForObjectDetection", "vision", outputs=("logits", "pred_boxes")),
+    rest("rf_detr", "RfDetrForObjectDetection", "vision", 4, outputs=("logits", "pred_boxes")),
     rest("sam_hq_vision", "SamHQVisionModel", "vision", note="relative positions"),
     rest("slanext_vision", "slanext.SLANeXtVisionEncoder", "vision", note="relative positions"),
     rest("smolvlm_vision", "smolvlm.SmolVLMVisionTransformer", "vision"),

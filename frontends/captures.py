@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import sys
 import types
 from collections.abc import Iterable
@@ -14,8 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fuser.frontends.containers import items_of, values_of
-from fuser.frontends.trees import is_ours, is_small, names_of
-from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.trees import MOST, is_ours, is_small, names_of
+from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
 
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
@@ -30,14 +31,15 @@ def captures(fn: Any) -> list[Any]:
     seen: dict[int, Any] = {}
     names: dict[str, None] = {"__call__": None}
     owners: dict[int, Any] = {}
+    large: dict[int, Any] = {}
     stack = [fn]
     while True:
         if not stack:
-            found = [(owner, _reached(owner, names)) for owner in _bases(owners.values())]
+            found = [(owner, _reached(owner, names)) for owner in (*_bases(owners.values()), *large.values())]
             values = [value for _, reached in found for value in reached.values()]
             owners |= {id(value): value for value in values if _is_owner(value)}
             stack = [each for each in map(_function, values) if _followed(each) and id(each) not in seen]
-            if not stack and len(found) == len(_bases(owners.values())):
+            if not stack and len(found) == len(_bases(owners.values())) + len(large):
                 break
             continue
         each = stack.pop()
@@ -77,20 +79,23 @@ def captures(fn: Any) -> list[Any]:
             roots[id(each)] = each
             for _, module in paths_of(each):
                 owners[id(type(module))] = type(module)
-                held = [value for name, value in vars(module).items() if not name.startswith(BOUND)]
-                stack += filter(_is_function, (*held, *values_of(module)))
+            stack += filter(_followed, _held_in(each))
         elif isinstance(each, list | tuple | dict):
             stack += filter(_followed, values_of(each))
         elif not isinstance(each, type):
             if callable(each):
                 roots[id(each)] = each
             owners[id(type(each))] = type(each)
+            if not is_small(each):
+                # what is read of it by name
+                large[id(each)] = each
+                continue
             held = [value for name, value in getattr(each, "__dict__", {}).items() if not name.startswith(BOUND)]
             stack += filter(_followed, [*held, *Slots(each).values()])
     for owner, reached in found:
         kept = [name for name, value in reached.items() if not _is_owner(value)]
-        if kept:
-            attributes = Attributes(owner, kept)
+        if kept or id(owner) in large:
+            attributes = (Read if id(owner) in large else Attributes)(owner, kept)
             roots[id(attributes)] = attributes
     return list(roots.values())
 
@@ -102,10 +107,26 @@ def _followed(value: Any) -> bool:
         return not isinstance(value.__self__, types.ModuleType | type | None)
     if _is_function(value) or isinstance(value, nn.Module | list | tuple | dict):
         return True
-    kinds = (type, types.ModuleType, mx.array)
-    return (
-        (hasattr(value, "__dict__") or bool(slots_of(type(value)))) and not isinstance(value, kinds) and is_small(value)
-    )
+    if isinstance(value, (type, types.ModuleType, mx.array, logging.Logger)):
+        return False
+    return hasattr(value, "__dict__") or (bool(slots_of(type(value))) and is_small(value))
+
+
+def _held_in(module: nn.Module) -> list[Any]:
+    """What a module and those inside of it hold besides modules and containers."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    stack: list[Any] = [module]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, dict | list | tuple):
+            if id(each) not in seen:
+                seen.add(id(each))
+                stack += values_of(each)
+                stack += [value for name, value in getattr(each, "__dict__", {}).items() if not name.startswith(BOUND)]
+        else:
+            found.append(each)
+    return found
 
 
 def _bases(owners: Iterable[Any]) -> list[Any]:
@@ -169,7 +190,23 @@ def _variables(fn: types.FunctionType) -> Variables:
 
 
 def _matters(value: Any) -> bool:
-    return not isinstance(value, types.ModuleType | type) and is_small(value)
+    if isinstance(value, types.ModuleType | type):
+        return False
+    # a large table of words is none of the program's affairs, large parameters are
+    return not isinstance(value, dict | list | tuple) or is_small(value) or _holds_arrays(value)
+
+
+def _holds_arrays(tree: Any) -> bool:
+    seen: set[int] = set()
+    stack = [tree]
+    while stack and len(seen) <= MOST:
+        each = stack.pop()
+        if isinstance(each, mx.array | nn.Module):
+            return True
+        if isinstance(each, dict | list | tuple) and id(each) not in seen:
+            seen.add(id(each))
+            stack += values_of(each)
+    return False
 
 
 def names_in(tops: list[tuple[str, nn.Module]]) -> dict[int, str]:
@@ -242,7 +279,7 @@ def parameters_of(module: nn.Module) -> list[mx.array]:
 
 
 def _looked_into(value: Any) -> bool:
-    kinds = (type, types.ModuleType, types.FunctionType, *_COMPILED)
+    kinds = (type, types.ModuleType, types.FunctionType, logging.Logger, *_COMPILED)
     return hasattr(value, "__dict__") and not isinstance(value, kinds) and not is_ours(type(value)) and is_small(value)
 
 

@@ -172,15 +172,19 @@ class OnnxProgram:
             takes = ", ".join(map(str, self.inputs)) or "nothing"
             raise InvalidInputError(f"model {self.name!r}: {'; '.join(what)}; it takes {takes}")
 
-    def softmaxes(self) -> list[str]:
-        """The names of the nodes that compute a softmax, in the model's order, those of subgraphs and functions too."""
+    def softmaxes(self, *, branches: bool = True) -> list[str]:
+        """The names of the nodes that compute a softmax, in the model's order, those of functions too.
+
+        With `branches` those of subgraphs as well, which one run may not take.
+        """
         found, stack = [], [self._graph]
         while stack:
             graph = stack.pop()
             for step in graph.steps:
                 if step.kind.rpartition("::")[2].rpartition(".")[2] in _SOFTMAXES:
                     found.append(step.name)
-                stack += graphs_of(step)
+                inner = [] if step.body is None else [step.body]
+                stack += graphs_of(step) if branches else inner
         return found
 
     def __repr__(self) -> str:

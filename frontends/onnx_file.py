@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-LARGE = 1 << 16
+LARGE = 1 << 18
 # protobuf itself reads files of more fields: a walk in Python takes a microsecond for each
 _MOST_FIELDS = 1 << 20
 _MOST_TENSOR_FIELDS = 100
@@ -48,7 +48,8 @@ def read(path: Path, large: int = LARGE) -> Contents:
 
     A file that is not a sequence of fields is left to protobuf, with protobuf's errors.
     """
-    if path.is_file() and path.stat().st_size >= max(large, 1):
+    # a walk through a small file would cost more than it spares
+    if path.is_file() and path.stat().st_size >= max(64 * large, 1):
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         slimmer = _Slimmer(data, large)

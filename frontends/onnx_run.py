@@ -275,7 +275,7 @@ def _large(name: str, inputs: Iterable[Value | None]) -> bool:
     shapes = [(1,) * (rank - value.ndim) + value.shape for value in arrays]
     size = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
     # a mask that rows and columns make is no arithmetic on shapes: MLX makes it, if anything needs it
-    made = size > 2 * sum(value.size for value in arrays) and size > _MADE
+    made = size > _MADE and (name == "Trilu" or size > 2 * sum(value.size for value in arrays))
     return bool(made or size * 8 > _HOST_BYTES)
 
 

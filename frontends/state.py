@@ -244,6 +244,8 @@ def _restore(store: Any, items: Any) -> None:
         if len(now) != len(items) or not all(map(is_, now, items)):
             list.__setitem__(store, WHOLE, items)
     elif isinstance(store, Variables):
+        for name in now.keys() - items.keys():
+            del store[name]
         for name, value in items.items():
             if now.get(name) is not value:
                 store[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import types
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Mapping
@@ -12,12 +13,13 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
 from fuser.errors import TraceError
 from fuser.frontends.containers import item_of, items_of, put_item, values_of
-from fuser.frontends.variables import Attributes, Defaults, Slots, Variables, slots_of
+from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
 
 
 class Spec(NamedTuple):
@@ -92,7 +94,8 @@ _PLAIN = _ATOMS | {float, complex, types.ModuleType}
 _TRANSFORMED = type(mx.compile(lambda x: x))
 _BUILTINS = (types.BuiltinFunctionType, type(mx.sin))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, _TRANSFORMED, *_BUILTINS)
-_OPAQUE = (*_FUNCTIONS, type, types.ModuleType, Enum, property)
+# a logger leads to all others
+_OPAQUE = (*_FUNCTIONS, type, types.ModuleType, Enum, property, logging.Logger)
 
 
 class Walk:
@@ -219,7 +222,7 @@ def numpy_spec(array: NDArray[Any]) -> Spec:
 
 
 # containers that are known to hold no more than their items
-_BARE = frozenset({dict, list, Variables, Attributes, Defaults, OrderedDict, Counter})
+_BARE = frozenset({dict, list, Variables, Attributes, Defaults, Read, OrderedDict, Counter})
 
 
 def _brought(function: Any, seen: set[int]) -> Iterator[Any]:
@@ -261,13 +264,13 @@ def is_ours(kind: type) -> bool:
 
 
 def is_small(tree: Any) -> bool:
-    """Whether `tree` leads to few containers: a tokenizer or a logger is not looked into."""
+    """Whether `tree` leads to few containers, modules aside: a tokenizer is not looked into."""
     seen: set[int] = set()
     stack = [tree]
     while stack and len(seen) <= FEW:
         each = stack.pop()
-        if id(each) in seen or isinstance(each, _OPAQUE) or is_ours(type(each)):
-            # what an optimized method has traced is not its object's
+        if id(each) in seen or isinstance(each, (*_OPAQUE, nn.Module)) or is_ours(type(each)):
+            # modules are state however many there are; what an optimized method has traced is not its object's
             continue
         parts = list(getattr(each, "__dict__", {}).values())
         parts += values_of(each) if isinstance(each, dict | list | tuple) else ()

@@ -34,7 +34,7 @@ class Variables:
         return [value for _, value in self.items()]
 
     def look(self) -> Callable[[], Sequence[Any]] | None:
-        """Another way to `values`, for every call of a program: in few steps, while the names that have a value keep one.
+        """Another way to `values`, for every call of a program: in few steps, while names that have a value keep one.
 
         It raises `KeyError` or `ValueError` where one has none any more. None when there is nothing to look at.
         """
@@ -68,6 +68,13 @@ class Variables:
         else:
             cell.cell_contents = value
 
+    def __delitem__(self, name: str) -> None:
+        cell = self._cells.get(name)
+        if cell is None:
+            del self._outer[name]
+        else:
+            del cell.cell_contents
+
 
 class Attributes(Variables):
     """What a module or a class has under some names."""
@@ -88,6 +95,40 @@ class Attributes(Variables):
             # functions of MLX do not become methods: what stands for one must not, either
             value = value if hasattr(type(vars(self._owner).get(name)), "__get__") else staticmethod(value)
         setattr(self._owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self._owner, name)
+
+
+class Read(Attributes):
+    """What an object too large to be looked into has under the names that a program reads, or gives it."""
+
+    def __init__(self, owner: Any, names: Iterable[str]) -> None:
+        super().__init__(owner, names)
+        self._known = frozenset(vars(owner))
+        self._unread = self._known.difference(names)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """As `Variables.items`, and what has been added since."""
+        return [(name, value) for name, value in vars(self._owner).items() if name not in self._unread]
+
+    def look(self) -> Callable[[], Sequence[Any]] | None:
+        """As `Variables.look`; it raises `KeyError` where there are other attributes, too."""
+        take = _taker(self._names)
+
+        def values() -> Sequence[Any]:
+            held = vars(self._owner)
+            if held.keys() != self._known:
+                raise KeyError
+            return take(held)
+
+        return values
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        vars(self._owner)[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del vars(self._owner)[name]
 
 
 class Defaults(Variables):

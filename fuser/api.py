@@ -10,6 +10,7 @@ from fuser.fusion import Fused, fuse_given
 from fuser.ir.graph import Graph
 from fuser.kernels.cost import When
 from fuser.model import Model
+from fuser.model_pieces import completed
 from fuser.optimized import Optimized, Traced, given_state, name_of, traced_call
 from fuser.optimized_shapeless import Shapeless
 from fuser.report import Report
@@ -112,7 +113,8 @@ def explain_with_graphs(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
         return _explained_in_pieces(fn, error, kwargs), Graph(), Graph()
     before = traced.graph.copy()
     fused = _explained(fn, traced)
-    return fused.report, before, fused.graph
+    report = completed(fused.report, fn.program) if isinstance(fn, Model) else fused.report
+    return report, before, fused.graph
 
 
 def _explained_in_pieces(model: Model, error: FuserError, inputs: dict[str, Any]) -> Report:

@@ -10,7 +10,7 @@ import mlx.core as mx
 from fuser.frontends.onnx import OnnxProgram, ValueInfo, load
 from fuser.frontends.onnx_ops.registry import plain
 from fuser.frontends.onnx_pieces import unpacked
-from fuser.model_pieces import Pieces, Run, joined
+from fuser.model_pieces import Pieces, Run, completed, joined
 from fuser.report import Region, Report
 
 
@@ -42,8 +42,10 @@ class Model:
         report, *others = self._last.reports.values()
         if others or self._last.cuts:
             return joined(self._last, self.program)
-        if report.regions or not report.notes or not self._fuse:
+        if not self._fuse:
             return report
+        if report.regions or not report.notes:
+            return completed(report, self.program)
         return self.untraced(report.notes[0])
 
     @property

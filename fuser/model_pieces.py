@@ -7,7 +7,7 @@ host (a loop's body, a branch) are run in pieces of their own, traced once for a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -138,3 +138,13 @@ def joined(run: Run, program: OnnxProgram) -> Report:
         (*cuts[:MOST_CUTS], *more, *said),
         sum(report.nodes for report in run.reports.values()),
     )
+
+
+def completed(report: Report, program: OnnxProgram) -> Report:
+    """The report of a program in one piece, with those softmaxes of the file that are not in it."""
+    named = {region.name for region in report.regions}
+    why = "it is computed while the model is traced, for it takes nothing that is given; or nothing takes what it gives"
+    missing = tuple(
+        Region("refused", why, name, name) for name in program.softmaxes(branches=False) if name not in named
+    )
+    return replace(report, regions=(*report.regions, *missing)) if missing else report

@@ -147,6 +147,15 @@ def _alike(a: Node, b: Node, operands: int) -> bool:
     return a.arguments == b.arguments and (a.op != "Reshape" or a.outputs == b.outputs)
 
 
+def _unspread(graph: Graph) -> None:
+    """Leave out what broadcasts an array to its own shape: a trace for any sizes has that before each step."""
+    for node in list(graph.nodes):
+        idle = node.op == "Broadcast" and graph.operands(node)[0].type == node.outputs[0]
+        if idle and Value(node) not in graph.outputs:
+            graph.redirect(Value(node), graph.operands(node)[0])
+    graph.prune()
+
+
 class Shapeless(Optimized[P, R]):
     """What `fuser.optimize(fn, shapeless=True)` returns."""
 
@@ -182,5 +191,6 @@ class Shapeless(Optimized[P, R]):
             report = Report(program=name_of(self._fn), nodes=len(plain), notes=("fusing was switched off",))
             return Made(sizes, traced, plain, plain, report)
         # values of the state are not read, and no kernel of ours is called: both are matters of one set of sizes
+        _unspread(traced.graph)
         fused = fuse_given(traced.graph, {}, name_of(self._fn), when=self._when)
         return Made(sizes, traced, plain, fused.graph, fused.report)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fuser.ir.graph import Node, Value
 from fuser.masks.mask import Mask, Scale
 from fuser.masks.meaning import Reading
-from fuser.reading.axes import Dim, Dims, size_of
+from fuser.reading.axes import Dim, Dims, axes_of, size_of
 from fuser.reading.operands import Operand
 from fuser.reading.program import Term
 from fuser.reading.softmax import Softmax
@@ -83,6 +83,13 @@ class Weighted:
     """Of a sum over some of the keys only: the values for these, where they begin among all, and their axes."""
     sums: tuple[tuple[Node, int], ...] = ()
     """The sums with weights of other softmaxes on the way, and which operand came this way: `output` is the whole's."""
+
+    @property
+    def array(self) -> object:
+        """The values, whatever the axes are that only they have: the same for several products with them."""
+        own = {axis: place for place, axis in enumerate(axes_of([self.width]))}
+        dims = tuple(tuple(own.get(axis, axis) for axis in axes_of([dim])) for dim in self.value.dims)
+        return self.value.value, dims, self.value.parts
 
     @property
     def done(self) -> tuple[object, ...]:

@@ -14,6 +14,8 @@ NOTHING = "nothing to change"
 # the first whose words are found in the reason
 TABLE = (
     # after the softmax
+    ("added to others whose attention is left", "see to the other attention: either all are fused, or none"),
+    ("multiplied with themselves", f"{NOTHING}; the kernel never writes the weights"),
     ("dropout", f"make it inference first (`model.eval()`, or export it so); if it is a second mask, {IN_SCORES}"),
     ("weights are masked after", IN_SCORES),
     ("(added to|subtracted from) the weights after", "(weights + a) @ v is weights @ v + a @ v: add to the output"),
@@ -31,6 +33,7 @@ TABLE = (
     ("weights go through", "do it to the output, or to the scores; if it must stay, this attention stays unfused"),
     ("sums over another axis|softmax runs along other axes", AXES),
     ("not divided by the sum of the weights", "divide by the sum over all keys, or use mx.softmax"),
+    ("keys are made for each row", f"{NOTHING}; the scores are no product of queries and keys, but made pair by pair"),
     ("values vary along the queries", "use the same values for every query; if it must be so, it stays unfused"),
     # the product
     ("quantized", "dequantise keys and values before the product (mx.dequantize), where memory allows"),
@@ -42,6 +45,8 @@ TABLE = (
     ("made from the scores", f"{NOTHING}; a fused kernel never writes the scores from which the mask is made"),
     ("are assigned before", "assign one number (`scores[..., :2] = -mx.inf`), or make the mask first and add it"),
     ("some keys are hidden by a product", "make one mask of both first, and fill what is hidden with -inf"),
+    ("scores are padded|column of infinite", "pad the keys with zeros (and the values), or leave the columns out"),
+    ("holds NaN", "make the mask with `mx.where(mask, 0, -mx.inf)`: zero times infinity is NaN"),
     ("two products are added", "mask the sum of the two products, not one of them"),
     ("pieces? of the keys", "join keys and values before the products, and mask the scores of all keys at once"),
     ("are concatenated", "concatenate the keys (and the values) before the product, not the scores"),
@@ -75,6 +80,7 @@ TABLE = (
     ("its answer differs", "please report it; the program runs as it was there"),
     ("nothing is gained", f"{NOTHING}; float16 or bfloat16 has a fused kernel there"),
     ("fixed sizes", "leave `shapeless` out: a program of fixed sizes is fused there"),
+    ("while the model is traced", f"{NOTHING}; it costs no time when the model runs"),
     ("bug to report", "please report it; the program runs as it was there"),
 )
 OTHERWISE = "write it as softmax(q @ k.T * scale + mask) @ v, or leave it; it runs as it was"

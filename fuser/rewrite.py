@@ -61,9 +61,8 @@ class Rewriter:
             made: dict[object, Value] = {}
             for weighted in region.products_with_values:
                 # heads that are parted after the softmax meet the same values: one call gives both
-                key = weighted.value, weighted.width
-                made[key] = made.get(key) or self._call(region, weighted)
-                part, whole = self._part(region, weighted, made[key]), outputs.get(weighted.output)
+                call = made[weighted.array] = made.get(weighted.array) or self._call(region, weighted)
+                part, whole = self._part(region, weighted, call), outputs.get(weighted.output)
                 outputs[weighted.output] = part if whole is None else self._add("Add", [whole, part])
             calls.append(next(iter(made.values())))
         return calls, outputs

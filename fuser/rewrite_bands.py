@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from fuser.ir.bounds import FINITE, bounds
 from fuser.ir.graph import Value
 from fuser.ir.known import LARGEST
-from fuser.kernels.bands import FAR, Tilt, Window, tilt_of, window_of
-from fuser.masks.cells import Cells, Frame, blocks, cells_of, index, smallest
+from fuser.kernels.bands import FAR, Tilt, Window, tilt_in, window_of
+from fuser.masks.cells import Cells, Frame, cells_of, smallest
 from fuser.masks.mask import DROWNS, SWALLOWS_HALF, VANISHES, Mask
 from fuser.masks.meaning import Reading
-from fuser.masks.settled import Empty, all_hold
+from fuser.masks.settled import Empty, all_hold, largest, summed
+from fuser.reading.axes import size_of
 from fuser.reading.program import Program, Term, seen_through
 from fuser.regions import Attention, Roles
 
@@ -64,17 +65,51 @@ def plan(program: Program, region: Attention) -> Plan | None:
         drowned = _drowned(program, reading, region.roles, mask) if mask.kind == "add" and known is None else None
         if drowned is not None and (reading.empty is None) == math.isfinite(drowned[2]):
             return _split(program, region, *drowned[:2], reading.empty or "mean")
-    return None
+    return _tilted_in_parts(program, region) if reading.kind == "additive" else None
 
 
 def _tilted(region: Attention, bias: NDArray[Any]) -> Tilt | None:
-    longest = max(range(bias.ndim), key=bias.shape.__getitem__)
-    parts = (bias[index(longest, some)] for some in blocks(bias.shape, longest))
-    if any(bool(((part <= VANISHES) & (part > -math.inf)).any()) for part in parts):
-        # a row of numbers so low swallows its scores: no slope tells that
-        return None
     matrices = _matrices(bias, region)
-    return None if matrices is None else tilt_of(matrices, region.sink is None)
+    if matrices is None:
+        return None
+    # a row of numbers so low swallows its scores: no slope tells that
+    return tilt_in(matrices.shape, lambda part: matrices[:, part], region.sink is None, VANISHES)
+
+
+def _tilted_in_parts(program: Program, region: Attention) -> Plan | None:
+    """Slopes of masks that are known, but too large to make an array of."""
+    frame, known = _frame(region), [(mask, cells) for mask, cells in region.mask.large if cells is not None]
+    if not known or len(known) < len(region.mask.large):
+        return None
+    shape = np.broadcast_shapes(*(cells.shape for _, cells in known))
+    if len(region.roles.queries) != 1 or region.roles.queries[0] is not frame.axes[frame.cut] or shape[frame.cut] == 1:
+        return None
+
+    def read(rows: slice) -> NDArray[Any]:
+        total, lost = summed(known, rows, len(shape))
+        if lost is not None:
+            # a score that is lost must be hidden: a number that is refused says that it is not
+            total = np.where(lost & (total > VANISHES), VANISHES, total)
+        matrices = _matrices(total, region, rows.stop - rows.start)
+        assert matrices is not None
+        return matrices
+
+    facts = ((m.kind, m.scale.number, m.fill, m.inverted, largest(m), id(cells)) for m, cells in known)
+    key = ("tilt", *facts, _form(region), region.sink is None)
+    if key not in program.memo:
+        one = _matrices(np.broadcast_to(0, [1 if i == frame.cut else size for i, size in enumerate(shape)]), region, 1)
+        rows, columns = size_of(region.roles.queries), size_of(region.roles.keys)
+        tilt = None if one is None else tilt_in((len(one), rows, columns), read, region.sink is None, VANISHES)
+        # in rows that see nothing a program has an answer of its own
+        program.memo[key] = tilt if tilt is not None and _covers(tilt.window, rows, columns) else None
+    tilt = program.memo[key]
+    return None if tilt is None else Plan(tilt.window, tilt)
+
+
+def _covers(window: Window, rows: int, columns: int) -> bool:
+    """Whether every row sees a key."""
+    place = np.arange(rows) + columns - rows
+    return bool((np.maximum(place - window[1], 0) <= np.minimum(place + window[0], columns - 1)).all())
 
 
 def _split(
@@ -173,19 +208,21 @@ def swallows(program: Program, mask: Mask, known: NDArray[Any] | None) -> bool:
     return low != FINITE[0] and low * mask.scale.number <= SWALLOWS_HALF
 
 
-def _matrices(array: NDArray[Any], region: Attention) -> NDArray[Any] | None:
-    """`array`, over the axes of the reading, as `[heads, queries, keys]` (one head for all alike); None beyond that."""
+def _matrices(array: NDArray[Any], region: Attention, some: int | None = None) -> NDArray[Any] | None:
+    """`array`, over the axes of the reading, as `[heads, queries, keys]` (one head for all alike); None beyond that.
+
+    It may be of `some` of the queries only, where these are one axis.
+    """
     roles = region.roles
     shape = array.shape
     batch, heads = len(roles.batch), len(roles.batch + roles.heads + roles.groups)
     if any(size != 1 for size in shape[:batch]):
         return None
-    sizes = [axis.size for axis in region.mask.axes]
+    sizes = [some if some and axis in roles.queries else axis.size for axis in region.mask.axes]
     alike = all(size == 1 for size in shape[batch:heads])
     outer = [1] * heads if alike else [*shape[:batch], *sizes[batch:heads]]
     full = np.broadcast_to(array, [*outer, *sizes[heads:]])
-    rows, columns = (math.prod(axis.size for axis in part) for part in (roles.queries, roles.keys))
-    return full.reshape(-1, rows, columns)
+    return full.reshape(-1, some or size_of(roles.queries), size_of(roles.keys))
 
 
 def rows_seen(

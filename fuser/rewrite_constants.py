@@ -48,9 +48,13 @@ def holds(inverted: bool, array: NDArray[Any]) -> NDArray[np.bool_]:
 
 def raised(array: NDArray[Any], lowest: float) -> NDArray[np.float32]:
     """`array` in float32, with `lowest` for lower finite numbers."""
-    longest = max(range(array.ndim), key=array.shape.__getitem__)
-    made = np.empty(array.shape, np.float32)
+    longest = max(range(array.ndim), key=array.shape.__getitem__, default=-1)
+    made: NDArray[Any] | None = None if array.dtype == np.float32 else np.empty(array.shape, np.float32)
     for rows in blocks(array.shape, longest):
         part = array[index(longest, rows)]
-        made[index(longest, rows)] = np.where(part == -math.inf, part, np.maximum(part, lowest))
-    return made
+        low = (part < lowest) & (part > -math.inf)
+        if made is None and low.any():
+            made = array.copy()
+        if made is not None:
+            made[index(longest, rows)] = np.where(low, lowest, part)
+    return array if made is None else made

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fuser.masks.cells import smallest, spread
 from fuser.masks.mask import Mask
 from fuser.masks.meaning import Reading, varying
 from fuser.reading.axes import VIEWS, Dim, Dims, axes_of, resolve, size_of
 from fuser.reading.axes import after as forwards
-from fuser.reading.program import Miss, Program
-from fuser.regions import Product, Roles, Weighted
+from fuser.reading.program import Miss, Program, Term
+from fuser.regions import KnownSink, Product, Roles, Weighted
 
 
 def roles(
@@ -46,6 +47,12 @@ def roles(
         *(axes_of(mask.term.dims) for mask in masks if not mask.term.axes.isdisjoint(keys)),
     ):
         queries = tuple(axis for axis in queries if axis in some) or queries
+    for each in products if not queries else ():
+        loose = each.key.axes - each.query.axes
+        if any(axis in loose and not any(axis in one.value.axes for one in after) for axis in order):
+            raise Miss(
+                "the keys are made for each row, whose values are the same: they would be repeated", each.value.node
+            )
     groups = tuple(axis for axis in free if axis not in queries)
     outer = shared[: max(len(shared) - 1, 1)] if outer is None else outer
     batch = tuple(axis for axis in shared if axis in outer)
@@ -56,8 +63,8 @@ def _outer(program: Program, dims: Dims, keys: Dim, after: Weighted) -> Dim | No
     """The axes of the batch, as far as a tensor with four dimensions or more tells them."""
     if len(dims) > 3:
         return axes_of(next((dim,) for dim in dims if not any(axis in axes_of([keys]) for axis in dim)))
-    for node, _ in program.graph.users(after.output):
-        if node.op in VIEWS and len(node.outputs[0].shape) == 4:
+    for node, place in program.graph.users(after.output):
+        if node.op in VIEWS and place == 0 and len(node.outputs[0].shape) == 4:
             seen = forwards(node.op, node.arguments, after.dims, node.outputs[0].shape)
             return axes_of(seen[:1]) if seen is not None else None
     return None
@@ -77,3 +84,12 @@ def aligned(roles: Roles, mask: Reading) -> Roles:
 
     best = min(range(len(shared) + 1), key=lambda batch: (cost(batch), abs(batch - len(roles.batch))))
     return Roles(shared[:best], shared[best:], roles.groups, roles.queries, roles.keys)
+
+
+def sink_of(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink | float:
+    """The logits of a sink, as small as they are where they are known."""
+    known = program.known.array(logit.value) if isinstance(logit, Term) else None
+    if known is None or not isinstance(logit, Term) or program.known.is_given(logit.value):
+        return logit
+    array = smallest(spread(known, logit, axes))
+    return KnownSink(array, tuple((axis,) if size != 1 else () for axis, size in zip(axes, array.shape, strict=True)))

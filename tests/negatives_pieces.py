@@ -121,13 +121,6 @@ NEGATIVES = [
         both,
     ),
     N(
-        "one piece masked when the program runs",
-        lambda q, k, v, c, w, m: cut(sm(mx.concatenate([q @ T(k) * ROOT, q @ T(c) * ROOT + m], -1)), v, w),
-        PIECE,
-        args(Q, K, K, (2, 4, 3, 8), (2, 4, 3, 8), (2, 1, 5, 3)),
-        lambda q, k, v, c, w, m: both(q, k, v, c, w),
-    ),
-    N(
         "scores beside numbers",
         lambda q, k, v, c, w, m: cut(sm(mx.concatenate([q @ T(k) * ROOT, m], -1)), v, w),
         "concat|input|product",

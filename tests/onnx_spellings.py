@@ -140,6 +140,10 @@ class Writer:
             raise Unwritten("Slice backwards")
         return self.add("Slice", [x[0], *(self.constant(each) for each in (starts, stops, range(len(starts)), steps))])
 
+    def pad(self, node: Node, x: list[str]) -> list[str]:
+        axes, low, high = node.arguments
+        return self.add("Pad", [x[0], self.constant([*low, *high]), x[1], self.constant(axes)])
+
     def concatenate(self, node: Node, x: list[str]) -> list[str]:
         return self.add("Concat", x, axis=node.arguments[0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from tests import (
+    spellings_assigned,
     spellings_boolean,
     spellings_compilers,
     spellings_consumers,
@@ -21,6 +22,7 @@ from tests import (
     spellings_products,
     spellings_scale,
     spellings_softmax,
+    spellings_sums,
     spellings_values,
 )
 from tests.spellings_base import Spelling
@@ -40,6 +42,8 @@ TOPICS = {
     "compiler": spellings_compilers,
     "port": spellings_ports,
     "piece": spellings_pieces,
+    "assigned": spellings_assigned,
+    "sum": spellings_sums,
 }
 
 SPELLINGS: list[Spelling] = [

@@ -13,6 +13,7 @@ import fuser
 from fuser.api import explain_with_graphs
 from fuser.kernels.admission import backend
 from fuser.kernels.bands import FAR, tilt_of, window_of
+from fuser.masks import meaning, settled
 
 SHAPES = [(1, 1), (1, 9), (7, 7), (6, 11), (11, 6), (30, 30)]
 LENGTH = 48
@@ -159,6 +160,38 @@ on_cpu = pytest.mark.skipif(backend() != "cpu", reason="our kernel stands on a C
 def test_known_masks(name: str) -> None:
     change, words = KNOWN[name]
     assert words in check(change)
+
+
+@on_cpu
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_masks_too_large_for_an_array_of_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (meaning, settled):
+        monkeypatch.setattr(module, "LARGEST", 1000)
+    change, words = KNOWN[name]
+    assert words in check(change)
+
+
+@on_cpu
+@pytest.mark.parametrize("large", [1 << 30, 1000])
+def test_what_the_slopes_leave_of_a_row(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell off, a row that sees nothing, a score that is lost and shown again: none is of slopes alone."""
+    for module in (meaning, settled):
+        monkeypatch.setattr(module, "LARGEST", large)
+    slopes = SLOPES * (COLUMN - ROW)
+    off = mx.where(mx.logical_and(ROW == 40, COLUMN == 7), 0.25, 0.0)
+    for change in (
+        lambda s: s + slopes + off,
+        lambda s: mx.where(TRI, s + slopes + off, -math.inf),
+        lambda s: mx.where(ROW == 5, -math.inf, s + slopes),
+        lambda s: mx.where(COLUMN < ROW, s + slopes, -math.inf),
+        lambda s: s + mx.where(TRI, slopes, math.nan),
+        lambda s: mx.where(TRI, s, -1e9) + slopes + 1e9 * (COLUMN > ROW),
+    ):
+        program, given = attends(change), arrays()
+        fast = fuser.optimize(program)
+        found, wanted = np.array(fast(*given)), np.array(program(*given))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6)
+        assert "slopes" not in (fast.report.regions[0].kernel or "")
 
 
 @on_cpu

@@ -14,7 +14,7 @@ import fuser
 from fuser.ir.identity import Identity, digest
 from fuser.ir.known import Known
 from fuser.ir.rows import Rows
-from fuser.masks import cells
+from fuser.masks import cells, meaning
 
 PLACES = mx.arange(12)
 AWAY = PLACES[None] - PLACES[:, None]
@@ -26,6 +26,8 @@ MADE: dict[str, Callable[[], mx.array]] = {
     "slopes": lambda: SLOPES * mx.abs(AWAY),
     "transposed": lambda: (SLOPES * AWAY).transpose(1, 2, 0).swapaxes(0, 1)[:, None],
     "table": lambda: mx.arange(64).reshape(32, 2)[mx.clip(AWAY + 16, 0, 31)].transpose(2, 0, 1)[None],
+    "table of two indices": lambda: mx.arange(40).reshape(2, 20)[(AWAY > 0).astype(mx.int32), mx.abs(AWAY)],
+    "logarithms": lambda: mx.log((mx.abs(mx.arange(12)[:, None] - mx.arange(12)) + 1).astype(mx.float32)) * 4,
     "cast, of remainders": lambda: ((mx.arange(12)[:, None] % 5) != (mx.arange(12) // 4)).astype(mx.float16) * -1e4,
     "reshaped": lambda: mx.broadcast_to(AWAY[None, :, None], (3, 12, 2, 12)).reshape(3, 12, 24) * 2,
     "cut and joined": lambda: mx.concatenate([AWAY[:, 3:], mx.zeros((12, 2), AWAY.dtype)], axis=1)[2:],
@@ -101,11 +103,24 @@ def test_a_mask_that_is_alike_in_all_rows_is_not_causal_for_its_first_row() -> N
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("late", [0, 6, 11])
 def test_a_row_may_be_another_than_all_before_it(late: int) -> None:
-    everything = np.zeros((12, 12), np.float32)
-    hidden, shifted = everything.copy(), np.where(CAUSAL, 0, -np.inf).astype(np.float32)
-    hidden[late, 3], shifted[late, 0] = -np.inf, 0.5
+    hidden = np.zeros((12, 12), np.float32)
+    hidden[late, 3] = -np.inf
     assert explained(mx.array(hidden)).mask == "boolean"
-    assert explained(mx.array(shifted)).mask == "additive"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_last_row_alone_makes_it_a_bias() -> None:
+    length = 300
+    bias = np.where(np.tri(length, dtype=bool), 0, -np.inf).astype(np.float32)
+    bias[-1, 0] = 0.5
+
+    def attend(q: mx.array) -> mx.array:
+        return mx.softmax(q @ q.swapaxes(-1, -2) + mx.array(bias), axis=-1) @ q
+
+    q = mx.random.normal((1, 1, length, 4), key=mx.random.key(0))
+    fast = fuser.optimize(attend, when="always")
+    assert mx.allclose(fast(q), attend(q), atol=1e-5)
+    assert [region.mask for region in fast.report.regions] == ["additive"]
 
 
 def decoder(layers: int, mask: Callable[[int], mx.array]) -> Callable[[mx.array], mx.array]:
@@ -131,6 +146,23 @@ def test_layers_share_what_each_makes_anew() -> None:
 
     assert arrays_in(decoder(4, slopes)) == 1
     assert arrays_in(decoder(4, lambda layer: slopes(layer) * (1 + layer % 2))) == 2
+
+
+@pytest.mark.parametrize("written", [0, 1 << 24])
+def test_a_large_mask_beside_one_of_run_time_is_left_to_the_program(
+    written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meaning, "WRITTEN", written)
+
+    def attend(x: mx.array, bias: mx.array) -> mx.array:
+        scores = x @ x.swapaxes(-1, -2) + bias + mx.triu(mx.full((12, 12), -math.inf), k=1)
+        return mx.softmax(scores, axis=-1) @ x
+
+    x, bias = (mx.random.normal(shape, key=mx.random.key(1)) for shape in ((1, 2, 12, 4), (2, 12, 12)))
+    graph, report = fuser.fuse(fuser.trace(attend, x, bias))
+    held = [node for node in graph.nodes if node.op == "Constant" and node.outputs[0].shape[-2:] == (12, 12)]
+    assert (report.counts["fused"], len(held)) == (1, 1 if written else 0)
+    assert mx.allclose(fuser.optimize(attend, when="always")(x, bias), attend(x, bias), atol=1e-5)
 
 
 def test_what_is_the_same() -> None:

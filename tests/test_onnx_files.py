@@ -59,10 +59,10 @@ TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "INT64", "UINT8", "BO
 def test_weights_of_every_type_are_read_from_the_file(kind: str, raw: bool, tmp_path: Path) -> None:
     number = TensorProto.DataType.Value(kind)
     path = saved(tmp_path, weights_model(number, raw))
-    contents = read(path, 1024)
+    contents = read(path, 64)
     assert len(contents.places) == 2
     assert len(contents.model.SerializeToString()) < 1000
-    np.testing.assert_array_equal(answer(path, large=1024), values(number).astype(F))
+    np.testing.assert_array_equal(answer(path, large=64), values(number).astype(F))
 
 
 def test_what_is_small_or_elsewhere_stays_as_it_is(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_model_behind_a_link_is_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "folder" / "model.onnx"
     link.symlink_to(path)
-    np.testing.assert_array_equal(answer(link, large=1024), values(TensorProto.FLOAT))
+    np.testing.assert_array_equal(answer(link, large=64), values(TensorProto.FLOAT))
 
 
 def test_a_loaded_model_does_not_look_at_its_file_again(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_messages_in_parts_are_merged_as_protobuf_does(tmp_path: Path) -> None:
         field(7, doubled) + field(7, parts[1].SerializeToString()),
     ):
         path = saved(tmp_path, head[:2] + content + head[2:])
-        assert len(read(path, 1024).places) == 2
-        np.testing.assert_array_equal(answer(path, large=1024), values(TensorProto.FLOAT))
+        assert len(read(path, 64).places) == 2
+        np.testing.assert_array_equal(answer(path, large=64), values(TensorProto.FLOAT))
 
 
 def test_lengths_beyond_what_is_around_them_are_protobufs_error(tmp_path: Path) -> None:

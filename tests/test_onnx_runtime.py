@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
+import fuser
 from fuser.errors import UnsupportedOperatorError
 from fuser.frontends.onnx import load
 from fuser.frontends.onnx_types import to_host
@@ -87,6 +88,49 @@ def test_a_softmax_with_a_bias_is_an_attention() -> None:
     expected = weights(q @ k + bias) @ v + inputs["c"] + q
     np.testing.assert_allclose(np.array(fused(**inputs)["y"]), expected, rtol=1e-4, atol=1e-5)
     assert fused.report.counts["fused"] == 1
+
+
+@pytest.mark.parametrize(("narrow", "fused"), [(onnx.TensorProto.FLOAT16, 1), (onnx.TensorProto.INT32, 0)])
+def test_weights_are_asked_for_nan_in_another_type(narrow: int, fused: int) -> None:
+    # so the runtime saves models in float16; whole numbers are never NaN
+    q, k, v, mask = f(1, 2, 5, 8), f(1, 2, 8, 5), f(1, 2, 5, 8), np.tri(5, 5, -1, dtype=np.bool_)
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["s"]),
+        helper.make_node("Where", ["m", "s", "low"], ["t"]),
+        helper.make_node("Softmax", ["t"], ["w"]),
+        helper.make_node("Cast", ["w"], ["c"], to=narrow),
+        helper.make_node("Equal", ["c", "c"], ["e"]),
+        helper.make_node("Where", ["e", "w", "zero"], ["g"]),
+        helper.make_node("MatMul", ["g", "v"], ["y"]),
+    ]
+    inputs = {"q": q, "k": k, "v": v}
+    constants = {"m": mask, "low": np.array(-np.inf, F), "zero": np.array(0, F)}
+    built = model(nodes, [info(name, F, x.shape) for name, x in inputs.items()], [info("y", F, None)], constants)
+    program = load(built)
+    model_of_it = Model(program)
+    got = np.array(model_of_it(**inputs)["y"])
+    np.testing.assert_allclose(got, np.array(program(**program.prepare(inputs))["y"]), rtol=1e-4, atol=1e-5)
+    assert model_of_it.report.counts["fused"] == fused
+
+
+def test_an_attention_of_constants_is_in_the_report() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["w"], name="ahead"),
+        helper.make_node("MatMul", ["w", "v"], ["a"]),
+        helper.make_node("Add", ["x", "a"], ["y"]),
+    ]
+    constants = {"q": f(1, 2, 3, 4), "k": f(1, 2, 4, 3), "v": f(1, 2, 3, 4)}
+    fused = Model(load(model(nodes, [info("x", F, [4])], [info("y", F, None)], constants)))
+    x = f(4)
+    y = np.array(fused(x=x)["y"])
+    expected = weights(constants["q"] @ constants["k"]) @ constants["v"] + x
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    for report in (fused.report, fuser.explain(fused, x=x)):
+        (region,) = report.regions
+        assert (region.verdict, region.name) == ("refused", "ahead")
+        assert "while the model is traced" in str(region.reason)
+        assert "costs no time" in str(region.remedy)
 
 
 def test_packed_attention_is_attention_of_each_sequence() -> None:

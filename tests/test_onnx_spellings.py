@@ -24,6 +24,8 @@ UNWRITTEN = {
     "Reduce",
     "Remainder",
     "Scan",
+    "Scatter",
+    "ScatterAxis",
     "SliceUpdate",
     "Sqrt",
     "StopGradient",

@@ -103,3 +103,29 @@ def test_gradients() -> None:
     same(mx.grad(fast)(x), mx.grad(loss)(x))
     with pytest.raises(fuser.TraceError, match="inside of a gradient"):
         mx.grad(fuser.optimize(loss, shapeless=True))(x)
+
+
+def test_what_is_broadcast_to_the_shape_of_weights_is_none_of_them() -> None:
+    """A trace for any sizes broadcasts one array to the shape of another, which that one then reads."""
+
+    def fn(q: mx.array, k: mx.array, v: mx.array, gate: mx.array) -> mx.array:
+        weights = mx.softmax(q @ k.swapaxes(-1, -2), axis=-1)
+        return (weights - gate * mx.softmax(k @ q.swapaxes(-1, -2), axis=-1)) @ v
+
+    fast = fuser.optimize(fn, shapeless=True)
+    q, k, v, gate = arrays((2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), (4, 1, 1))
+    same(fast(q, k, v, gate), fn(q, k, v, gate))
+    assert fast.report.counts["fused"] == 2
+
+
+def test_a_softmax_that_is_written_out_is_fused_for_all_sizes() -> None:
+    def fn(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        scores = q @ k.swapaxes(-1, -2)
+        e = mx.exp(scores - scores.max(-1, keepdims=True))
+        return (e / e.sum(-1, keepdims=True)) @ v
+
+    fast = fuser.optimize(fn, shapeless=True)
+    for length, keys in ((5, 7), (9, 4)):
+        q, k, v = arrays((2, 4, length, 8), (2, 4, keys, 8), (2, 4, keys, 8))
+        same(fast(q, k, v), fn(q, k, v))
+        assert fast.report.counts["fused"] == 1

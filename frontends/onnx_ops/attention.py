@@ -211,8 +211,7 @@ def rotary_embedding(
     x = split_heads(call, x, call.integer("num_heads")) if flat else x
     width = call.integer("rotary_embedding_dim", 0) or x.shape[-1]
     if position_ids is not None:
-        index = safe(call, position_ids, cos.shape[0])
-        cos, sin = mx.take(cos, index, axis=0), mx.take(sin, index, axis=0)
+        cos, sin = (mx.take(table, safe(call, position_ids, table.shape[0]), axis=0) for table in (cos, sin))
     if cos.shape[-1] * 2 != width or sin.shape[-1] * 2 != width or width > x.shape[-1]:
         raise call.invalid(f"caches of width {cos.shape[-1]} do not fit a rotation of {width}")
     cos, sin = mx.expand_dims(cos, 1), mx.expand_dims(sin, 1)

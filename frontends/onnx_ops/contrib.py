@@ -14,7 +14,7 @@ from fuser.frontends.onnx_ops.linear import gemm, matmul
 from fuser.frontends.onnx_ops.math import const, reduced
 from fuser.frontends.onnx_ops.norm import normalized, rms
 from fuser.frontends.onnx_ops.registry import Call, op
-from fuser.frontends.onnx_ops.window import channels_last, conv, window
+from fuser.frontends.onnx_ops.window import channels_last, conv, refuse_empty, window
 from fuser.frontends.onnx_types import HALVES, Host
 
 MS = "com.microsoft"
@@ -186,6 +186,7 @@ def nhwc_conv(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None =
     groups = call.integer("group", 1)
     if groups < 1 or weight.shape[-1] * groups != x.shape[-1]:
         raise call.invalid(f"weights {list(weight.shape)} do not fit {list(x.shape)}")
+    refuse_empty(call, weight)
     view = window(call, x.shape[1:-1], weight.shape[1:-1])
     result = mx.conv_general(
         x,
@@ -249,6 +250,8 @@ def relative_position_bias(call: Call, table: mx.array, queries: Host, keys: Hos
     else:
         distance = np.maximum(-distance, 0)
     exact = count // 2
+    if exact < 1:
+        raise call.invalid(f"a table of {table.shape[0]} rows is too small")
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
         math.log(call.integer("max_distance") / exact)
     )

@@ -107,6 +107,8 @@ def _self_attention(
     q, k, v = (split_heads(call, part, heads) for part in parts)
     if past is not None:
         before = call.array(past)
+        if before.ndim != 5 or before.shape[0] != 2:
+            raise call.invalid(f"a past of shape {list(before.shape)} is not keys and values")
         k, v = mx.concatenate([before[0], k], axis=2), mx.concatenate([before[1], v], axis=2)
     queries, keys = q.shape[2], k.shape[2]
     padding = padding_bias(call, mask, q.shape[0], queries, keys, q)
@@ -237,20 +239,26 @@ def _with_cache(
     return merge_heads(found.output), k, v, scores
 
 
+def _unstacked(call: Call, x: mx.array, count: int) -> list[mx.array]:
+    """`[batch, length, heads, count, width]` as so many `[batch, heads, length, width]`."""
+    if x.shape[3] != count:
+        raise call.invalid(f"an array of shape {list(x.shape)} is not {count} in one")
+    stacked = mx.transpose(x, (3, 0, 2, 1, 4))
+    return [stacked[place] for place in range(count)]
+
+
 def _inputs(
     call: Call, q: mx.array, key: Value | None, value: Value | None, heads: int, bias: mx.array | None
 ) -> tuple[mx.array, mx.array, mx.array]:
     """q, k and v as `[batch, heads, length, width]`, from any of the layouts that the operator takes."""
-    if q.ndim == 5:  # [batch, length, heads, 3, width]
-        stacked = mx.transpose(q, (3, 0, 2, 1, 4))
-        parts = [stacked[0], stacked[1], stacked[2]]
+    if q.ndim == 5:
+        parts = _unstacked(call, q, 3)
     elif key is None:
         raise call.invalid("it has no key")
     else:
         k = call.array(key)
-        if k.ndim == 5:  # [batch, length, heads, 2, width]
-            stacked = mx.transpose(k, (3, 0, 2, 1, 4))
-            parts = [split_heads(call, q, heads), stacked[0], stacked[1]]
+        if k.ndim == 5:
+            parts = [split_heads(call, q, heads), *_unstacked(call, k, 2)]
         elif value is None:
             raise call.invalid("it has no value")
         elif k.ndim == 4:
@@ -285,7 +293,6 @@ def rotary_embedding(call: Call, value: Value, places: Value, cos: Value, sin: V
     if call.array(places).ndim == 1:
         start = call.array(places).astype(mx.int64).reshape(1, 1)
         places = start + mx.array(np.arange(x.shape[2])[None])
-    index = safe(call, places, c.shape[0])
-    c, s = (mx.expand_dims(mx.take(table, index, axis=0), 1) for table in (c, s))
+    c, s = (mx.expand_dims(mx.take(table, safe(call, places, table.shape[0]), axis=0), 1) for table in (c, s))
     result = rotate(x, c, s, width, call.flag("interleaved"))
     return merge_heads(result) if flat else result

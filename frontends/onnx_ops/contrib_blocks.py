@@ -72,7 +72,8 @@ def matmul_nbits(
         return zeros.reshape(n, blocks).astype(scales.dtype)
 
     rates = scales.reshape(n, blocks)
-    if block in (32, 64, 128) and k % block == 0 and a.dtype == scales.dtype:
+    # of no rows MLX's product ends the process
+    if block in (32, 64, 128) and k % block == 0 and a.dtype == scales.dtype and a.size:
 
         def convert() -> tuple[mx.array, ...]:
             # little-endian words of the same bytes are MLX's packing; its offset is added, not subtracted
@@ -102,6 +103,9 @@ def gather_block_quantized(
     if along != table.ndim - 1 or axis == along:
         raise call.refuse("blocks along another axis than the last, or rows along it")
     block = call.integer("block_size", 128)
+    for other in (scales, offsets):
+        if other is not None and (other.ndim != table.ndim or other.shape[axis] != table.shape[axis]):
+            raise call.invalid(f"scales or zero points of shape {list(other.shape)} do not fit {list(table.shape)}")
     places = safe(call, index, table.shape[axis])
     rows, rates = mx.take(table, places, axis=axis), mx.take(scales, places, axis=axis)
     count = rows.shape[-1] * 8 // bits

@@ -24,6 +24,8 @@ def length(call: Call, value: Value) -> int | mx.array:
 def cached(call: Call, new: mx.array, past: Value | None, before: int | mx.array, size: int) -> mx.array:
     """New keys or values behind those of a cache, in a cache of `size`."""
     old = new[:, :, :0] if past is None else call.array(past)
+    if old.ndim != 4 or (*old.shape[:2], old.shape[3]) != (*new.shape[:2], new.shape[3]):
+        raise call.invalid(f"a cache of shape {list(old.shape)} does not take {list(new.shape)}")
     if isinstance(before, int):
         parts = [old[:, :, :before], new]
         if before + new.shape[2] < size:

@@ -9,6 +9,7 @@ from fuser.frontends.onnx_ops.contrib import MS
 from fuser.frontends.onnx_ops.contrib_blocks import unpacked
 from fuser.frontends.onnx_ops.math import const
 from fuser.frontends.onnx_ops.registry import Call, op
+from fuser.frontends.onnx_types import HALVES
 
 
 def _chosen(call: Call, logits: mx.array, mixing: mx.array | None) -> tuple[mx.array, mx.array]:
@@ -64,8 +65,16 @@ def _swiglu(call: Call, x: mx.array, linear: mx.array | None) -> mx.array:
     return gate * (linear + const(call.number("activation_beta", 0.0), x))
 
 
-def _through(x: mx.array, weight: mx.array, bias: mx.array | None, experts: mx.array) -> mx.array:
-    """`[tokens, chosen, width]` through the matrices `[experts, out, width]` that were chosen."""
+def _through(
+    call: Call, x: mx.array, weight: mx.array, bias: mx.array | None, experts: mx.array, count: int
+) -> mx.array:
+    """`[tokens, chosen, width]` through the matrices `[experts, out, width]` that were chosen of `count`."""
+    if weight.ndim != 3 or weight.shape[0] != count or weight.shape[2] != x.shape[-1]:
+        raise call.invalid(
+            f"weights of shape {list(weight.shape)} are none of {count} experts for {x.shape[-1]} values"
+        )
+    if bias is not None and tuple(bias.shape) != tuple(weight.shape[:2]):
+        raise call.invalid(f"a bias of shape {list(bias.shape)} does not fit weights of shape {list(weight.shape)}")
     y = mx.gather_mm(x[:, :, None, :], mx.swapaxes(weight, 1, 2), rhs_indices=experts)[:, :, 0, :]
     return y if bias is None else y + mx.take(bias, experts, axis=0)
 
@@ -79,13 +88,24 @@ def _mixture(
     mixing: mx.array | None,
 ) -> mx.array:
     rows = x.reshape(-1, x.shape[-1])
-    experts, shares = _chosen(call, logits.reshape(-1, logits.shape[-1]), mixing)
+    count = logits.shape[-1]
+    for routing in (logits, mixing):
+        if routing is not None and tuple(routing.shape) != (rows.shape[0], count):
+            raise call.invalid(f"{list(routing.shape)} does not choose among experts for {rows.shape[0]} tokens")
+    if x.dtype in HALVES and mx.default_device() == mx.Device(mx.cpu):  # where MLX gathers float32 only
+        rows = rows.astype(mx.float32)
+        weights = (weights[0].astype(mx.float32), weights[1].astype(mx.float32), _wide(weights[2]))
+    experts, shares = _chosen(call, logits, mixing)
     # every chosen expert sees the token
     spread = mx.broadcast_to(rows[:, None], (rows.shape[0], experts.shape[1], rows.shape[1]))
-    first = _through(spread, weights[0], biases[0], experts)
-    third = None if weights[2] is None else _through(spread, weights[2], biases[2], experts)
-    second = _through(_activated(call, first, third), weights[1], biases[1], experts)
-    return mx.sum(second * shares[..., None].astype(second.dtype), axis=1).reshape(x.shape)
+    first = _through(call, spread, weights[0], biases[0], experts, count)
+    third = None if weights[2] is None else _through(call, spread, weights[2], biases[2], experts, count)
+    second = _through(call, _activated(call, first, third), weights[1], biases[1], experts, count)
+    return mx.sum(second * shares[..., None].astype(second.dtype), axis=1).reshape(x.shape).astype(x.dtype)
+
+
+def _wide(x: mx.array | None) -> mx.array | None:
+    return None if x is None else x.astype(mx.float32)
 
 
 @op("MoE", domain=MS)

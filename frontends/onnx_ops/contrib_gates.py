@@ -172,6 +172,8 @@ def multimodal_rotary_embedding(call: Call, x: mx.array, places: mx.array, cos: 
             which[stream : 3 * sections[stream] : 3] = stream
     else:
         which = np.repeat(np.arange(3), sections)
+    if tuple(cos.shape) != tuple(sin.shape):
+        raise call.invalid(f"caches of shapes {list(cos.shape)} and {list(sin.shape)} differ")
     index = safe(call, places, cos.shape[0])
     masks = [mx.array(which == stream) for stream in range(3)]
     tables = []

@@ -51,8 +51,8 @@ def group_query_attention(call: Call, *inputs: Value | None) -> tuple[mx.array, 
     new = [x if each is None else each.codes(x) for x, each in zip((k, v), quantizers, strict=True)]
     keep: Keep
     if sliding:
-        if past_key is None or past_value is None:
-            raise call.invalid("it has no cache to slide")
+        if past_key is None or past_value is None or call.array(past_value).shape[2] != capacity:
+            raise call.invalid("it has no cache to slide, or two of different sizes")
         start = mx.zeros((q.shape[0], 1), dtype=mx.int64) if isinstance(before, int) else before
         cache = Sliding(call, capacity, step, start, count)
         pasts = call.array(past_key), call.array(past_value)
@@ -174,8 +174,7 @@ def rotated(
         where = (before + steps)[None]
     else:
         where = before + mx.array(steps)
-    index = safe(call, where, tables[0].shape[0])
-    c, s = (mx.expand_dims(mx.take(table, index, axis=0), 1) for table in tables)
+    c, s = (mx.expand_dims(mx.take(table, safe(call, where, table.shape[0]), axis=0), 1) for table in tables)
     turned = call.flag("rotary_interleaved")
     width = 2 * c.shape[-1]
     return rotate(q, c, s, width, turned), rotate(k, c, s, width, turned)

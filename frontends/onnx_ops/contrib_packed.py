@@ -10,6 +10,7 @@ import numpy as np
 from fuser.frontends.onnx_ops.attention import merge_heads, split_heads
 from fuser.frontends.onnx_ops.contrib import MS
 from fuser.frontends.onnx_ops.contrib_attention import attend
+from fuser.frontends.onnx_ops.index import safe
 from fuser.frontends.onnx_ops.math import reduced
 from fuser.frontends.onnx_ops.registry import Call, op
 from fuser.frontends.onnx_types import Host
@@ -69,7 +70,7 @@ def packed_multi_head_attention(
     attention_bias: mx.array | None = None,
 ) -> mx.array:
     """Attention of projected q, k and v, in which each token sees its own sequence."""
-    if query.ndim == 4:  # [tokens, heads, 3, width]
+    if query.ndim == 4 and query.shape[2] == 3:  # [tokens, heads, 3, width]
         parts = [query[:, :, place].reshape(query.shape[0], -1) for place in range(3)]
     elif key is None or value is None:
         raise call.invalid("it has no key or no value")
@@ -90,9 +91,11 @@ def _packed(
     places = mx.array(np.arange(count).reshape(-1, 1))
     sequence = reduced("sum", (places >= starts[1:].astype(mx.int64)).astype(mx.int32), 1, keep=False)
     keep = mx.equal(sequence[:, None], sequence[None, :])
+    if bias is not None and bias.shape[-2:] != (offsets.shape[1],) * 2:
+        raise call.invalid(f"a bias of shape {list(bias.shape)} does not fit offsets of shape {list(offsets.shape)}")
     if bias is not None:  # of every sequence with its padding: the rows and columns of the tokens that there are
         length = mx.array(offsets.shape[1], dtype=mx.int64)
-        at = offsets.reshape(-1)[:count].astype(mx.int64)
+        at = safe(call, offsets.reshape(-1)[:count].astype(mx.int64), offsets.size)
         row = at % length
         rows = bias if bias.shape[0] > 1 else mx.broadcast_to(bias, (offsets.shape[0], *bias.shape[1:]))
         flat = mx.moveaxis(rows, 1, -1).reshape(-1, rows.shape[-1], rows.shape[1])

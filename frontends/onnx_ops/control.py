@@ -96,6 +96,8 @@ def _at(call: Call, value: Value, axis: int, index: int) -> Value:
     if isinstance(value, np.ndarray):
         return np.asarray(np.take(value, index, axis=axis))
     array = call.array(value)
+    if not 0 <= index < array.shape[axis]:  # MLX would read outside
+        raise call.invalid(f"there is no place {index} in an axis of {array.shape[axis]}")
     return array[(slice(None),) * axis + (index,)]
 
 

@@ -11,11 +11,13 @@ from fuser.errors import InvalidInputError
 from fuser.frontends.onnx_ops.math import const
 from fuser.frontends.onnx_ops.registry import Call, host_value, ints, on_host, op
 from fuser.frontends.onnx_ops.shape import check_dims, shape_of
-from fuser.frontends.onnx_types import UNSIGNED, Host, Narrow, Value, to_host
+from fuser.frontends.onnx_types import INTEGERS, UNSIGNED, Host, Narrow, Value, to_host
 
 
 def safe_host(call: Call, indices: Host, size: int) -> Host:
     """Host indices from 0 on; refuses what is out of range."""
+    if indices.dtype.kind not in "iu":
+        raise call.invalid("its indices are no integers")
     if indices.size and (indices.min() < -size or indices.max() >= size):
         raise InvalidInputError(
             f"{call}: indices from {indices.min()} to {indices.max()} are out of range for an axis of {size}"
@@ -28,6 +30,8 @@ def safe(call: Call, indices: Value, size: int) -> mx.array:
     if isinstance(indices, np.ndarray):
         return call.array(safe_host(call, indices, size))
     index = call.array(indices)
+    if index.dtype not in INTEGERS:
+        raise call.invalid("its indices are no integers")
     if size == 0 and index.size:
         raise call.invalid("it reads from an empty axis")
     if index.dtype not in UNSIGNED:
@@ -197,6 +201,9 @@ def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
     count = ints(host_value(depth, call, 1).astype(np.int64))[0]
     check_dims(call, [count], on_host=True)
     off_on = call.array(values)
+    if off_on.size != 2:
+        raise call.invalid(f"{off_on.size} values are not one for off and one for on")
+    off_on = off_on.reshape(2)
     index = call.array(indices).astype(mx.int64)
     axis = call.axis(call.integer("axis", -1), index.ndim + 1)
     index = mx.where(index < 0, index + mx.array(count, dtype=mx.int64), index)

@@ -18,19 +18,19 @@ from fuser.frontends.onnx_types import FLOATS, NUMPY_TYPES, Host, Value, number_
 @op("Trilu", host=(1,), moves=True)
 def trilu(call: Call, x: mx.array, diagonal: Host | None = None) -> mx.array:
     """A triangle of a matrix, the rest zero."""
-    keep = _triangle(call, x.shape[-2], x.shape[-1], diagonal)
-    return mx.where(mx.array(keep), x, const(0, x))
-
-
-def _triangle(call: Call, rows: int, columns: int, diagonal: Host | None) -> Host:
-    offset = 0 if diagonal is None else ints(diagonal)[0]
-    distance = np.arange(columns)[None, :] - np.arange(rows)[:, None]
-    return distance >= offset if call.flag("upper", True) else distance <= offset
+    rows, columns = x.shape[-2:]
+    offset = max(-rows, min(columns, 0 if diagonal is None else ints(diagonal)[0]))
+    # steps of the program rather than a constant: each layer may make a triangle of its own
+    edge, place = mx.arange(rows)[:, None] + offset, mx.arange(columns)
+    return mx.where(place >= edge if call.flag("upper", True) else place <= edge, x, const(0, x))
 
 
 @on_host("Trilu")
 def _host_trilu(call: Call, x: Host, diagonal: Host | None = None) -> Host:
-    return np.where(_triangle(call, x.shape[-2], x.shape[-1], diagonal), x, np.zeros((), dtype=x.dtype))
+    offset = 0 if diagonal is None else ints(diagonal)[0]
+    distance = np.arange(x.shape[-1])[None, :] - np.arange(x.shape[-2])[:, None]
+    keep = distance >= offset if call.flag("upper", True) else distance <= offset
+    return np.where(keep, x, np.zeros((), dtype=x.dtype))
 
 
 @op("EyeLike")
@@ -138,7 +138,7 @@ def reverse_sequence(call: Call, x: mx.array, lengths: Host) -> mx.array:
         call.axis(call.integer("batch_axis", 1), x.ndim),
     )
     steps = np.arange(x.shape[time])
-    sizes = lengths.reshape(-1, 1)
+    sizes = lengths.astype(np.int64).reshape(-1, 1)
     if (sizes.size and (sizes.min() < 0 or sizes.max() > len(steps))) or time == batch:
         raise call.invalid("its sequence lengths are out of range")
     order = np.where(steps < sizes, sizes - 1 - steps, steps)

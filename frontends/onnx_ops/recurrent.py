@@ -108,6 +108,8 @@ def _layer(
     if batch_first:
         x = mx.transpose(x, (1, 0, 2))
         initial = [None if state is None else mx.transpose(state, (1, 0, 2)) for state in initial]
+    if any(state is not None and state.shape[0] != len(kinds[direction]) for state in initial):
+        raise call.invalid(f"its initial states are not those of {len(kinds[direction])} directions")
     sequences, finals = [], []
     for place, backwards in enumerate(kinds[direction]):
         source = _turned(x, lengths) if backwards else x
@@ -124,6 +126,13 @@ def _layer(
         result = mx.transpose(result, (2, 0, 1, 3))
         last = [mx.transpose(state, (1, 0, 2)) for state in last]
     return (result, *last)
+
+
+def _check_directions(call: Call, *arrays: mx.array | None) -> None:
+    counts = {array.shape[0] if array.ndim else 0 for array in arrays if array is not None}
+    wanted = 2 if call.text("direction", "forward") == "bidirectional" else 1
+    if counts != {wanted}:
+        raise call.invalid(f"its weights are for {sorted(counts)} directions, not for {wanted}")
 
 
 def _biases(bias: mx.array | None, place: int, size: int) -> tuple[mx.array | None, mx.array | None]:
@@ -145,6 +154,7 @@ def rnn(
     initial: mx.array | None = None,
 ) -> tuple[mx.array, ...]:
     """A simple recurrent layer."""
+    _check_directions(call, w, r, b)
     hidden = r.shape[-1]
     functions, clip = _activations(call, ["Tanh"], w.shape[0]), _clipped(call)
 
@@ -169,6 +179,7 @@ def gru(
     initial: mx.array | None = None,
 ) -> tuple[mx.array, ...]:
     """A layer of gated recurrent units."""
+    _check_directions(call, w, r, b)
     n = r.shape[-1]
     functions, clip = _activations(call, ["Sigmoid", "Tanh"], w.shape[0]), _clipped(call)
     linear_first = call.flag("linear_before_reset")
@@ -208,6 +219,7 @@ def lstm(
     peepholes: mx.array | None = None,
 ) -> tuple[mx.array, ...]:
     """A layer of long short-term memory."""
+    _check_directions(call, w, r, b, peepholes)
     n = r.shape[-1]
     functions, clip = _activations(call, ["Sigmoid", "Tanh", "Tanh"], w.shape[0]), _clipped(call)
     coupled = call.flag("input_forget")

@@ -218,6 +218,11 @@ def _line(
 
 
 def _pooled(call: Call, x: mx.array, rois: mx.array, batch: mx.array, rows: int, columns: int) -> mx.array:
+    if x.ndim != 4 or rois.ndim != 2 or rois.shape[1] != 4:
+        raise call.invalid(f"regions of shape {list(rois.shape)} do not fit {list(x.shape)}")
+    size = (call.integer("output_height", 1), call.integer("output_width", 1))
+    if min(size) < 1 or math.prod([rois.shape[0], x.shape[1], *size, rows, columns]) > 1 << 28:
+        raise call.invalid(f"regions of {list(size)} values, each of {rows} by {columns}, are too large or none")
     height, width = x.shape[2:]
     shift = const(0.5 if _half_pixel(call) else 0.0, rois)
     boxes = rois * const(call.number("spatial_scale", 1.0), rois) - shift

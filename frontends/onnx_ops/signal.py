@@ -98,6 +98,8 @@ def stft(call: Call, x: mx.array, step: Host, window: mx.array | None = None, le
     hop = ints(step)[0]
     size = ints(length)[0] if length is not None else window.shape[0] if window is not None else x.shape[1]
     signal = x[..., None] if x.ndim == 2 else x
+    if signal.ndim != 3 or signal.shape[2] not in (1, 2):
+        raise call.invalid(f"the last axis of {list(x.shape)} does not hold real and imaginary parts")
     if hop < 1 or not 0 < size <= signal.shape[1]:
         raise call.invalid(f"frames of {size} in steps of {hop} do not fit a signal of {signal.shape[1]}")
     count = 1 + (signal.shape[1] - size) // hop

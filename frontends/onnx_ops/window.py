@@ -96,6 +96,7 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
     groups = call.integer("group", 1)
     if weight.ndim != x.ndim or groups < 1 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise call.invalid(f"weights {list(weight.shape)} in {groups} groups do not fit {list(x.shape)}")
+    refuse_empty(call, weight)
     view = window(call, x.shape[2:], weight.shape[2:])
     result = channels_first(
         mx.conv_general(
@@ -108,6 +109,12 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
         )
     )
     return result if bias is None else result + bias.reshape(-1, *(1,) * rank)
+
+
+def refuse_empty(call: Call, weight: mx.array) -> None:
+    """MLX ends the process at a convolution from or to no channels."""
+    if weight.size == 0:
+        raise call.invalid(f"its weights {list(weight.shape)} are empty")
 
 
 def slide(x: mx.array, view: Window, fill: float, combine: Callable[[mx.array, mx.array], mx.array]) -> mx.array:
@@ -240,6 +247,7 @@ def conv_transpose(call: Call, x: mx.array, weight: mx.array, bias: mx.array | N
     groups = call.integer("group", 1)
     if weight.ndim != x.ndim or groups < 1 or weight.shape[0] != x.shape[1] or x.shape[1] % groups:
         raise call.invalid(f"weights {list(weight.shape)} in {groups} groups do not fit {list(x.shape)}")
+    refuse_empty(call, weight)
     stride, dilation = call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank)
     extra = call.integers("output_padding", [0] * rank)
     pads = call.integers("pads", [0] * 2 * rank)

@@ -10,12 +10,12 @@ from fuser.ir.graph import Value
 from fuser.ir.known import Known
 from fuser.ir.ops import rebuild
 
-# what these give for one element is the same to the bit, whatever stands beside it
+# what these give for one element does not depend on what stands beside it
 _ELEMENTWISE = frozenset(
     {"Abs", "Add", "AsType", "BitwiseBinary", "BitwiseInvert", "Ceil", "Copy", "Divide", "Equal", "Floor",
-     "FloorDivide", "Full", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr",
-     "Maximum", "Minimum", "Multiply", "Negative", "NotEqual", "Remainder", "Round", "Select", "Sign", "Square",
-     "StopGradient", "Subtract"}
+     "FloorDivide", "Full", "Greater", "GreaterEqual", "Less", "LessEqual", "Log", "LogicalAnd", "LogicalNot",
+     "LogicalOr", "Maximum", "Minimum", "Multiply", "Negative", "NotEqual", "Remainder", "Round", "Select", "Sign",
+     "Square", "StopGradient", "Subtract"}
 )  # fmt: skip
 _RESHAPES = frozenset({"Reshape", "Flatten", "Unflatten", "Squeeze", "ExpandDims"})
 # masks are made in fewer steps; a longer way is evaluated as a whole
@@ -53,6 +53,11 @@ class Rows:
             return rebuild(node.op, node.arguments, inputs)[value.index]
         if node.op == "Broadcast":
             return mx.broadcast_to(self._aligned(value, axis, operands[0], depth), shape)
+        if node.op == "Gather" and axis < len(value.shape) - len(node.arguments[1]):
+            table, *indices = operands
+            if all(each.shape == indices[0].shape for each in indices):
+                some = [self._part(each, axis, depth - 1) for each in indices]
+                return rebuild(node.op, node.arguments, [self._known.lazy(table), *some])[0]
         if node.op == "Transpose":
             order = node.arguments[0]
             return mx.transpose(self._part(operands[0], order[axis], depth - 1), order)

@@ -19,8 +19,8 @@ from fuser.reading.axes import Dim, axes_of, resolve, size_of
 from fuser.reading.program import Program, Term
 
 T = TypeVar("T")
-# about as many cells as a processor's cache holds are looked at together
-BLOCK = 1 << 18
+# so many cells are looked at together: enough that it is not the calls that cost
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

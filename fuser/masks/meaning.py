@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +37,11 @@ from fuser.masks.settled import (
     largest,
     settle,
 )
-from fuser.reading.axes import Dim, axes_of
+from fuser.reading.axes import Dim, axes_of, size_of
 from fuser.reading.program import Miss, Program, seen_through
+
+# a mask beside others that are not known is not made a constant of beyond this: 4096 x 4096 booleans
+WRITTEN = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Reading:
     steps: tuple[tuple[Mask, NDArray[Any] | None], ...] = ()
     """An additive mask that is not: all masks, outermost first, with their values where known."""
     empty: Empty | None = None
+    large: tuple[tuple[Mask, Cells | None], ...] = ()
+    """All masks, when they are known but too large to make an array of numbers of."""
 
 
 def read(
@@ -84,17 +90,22 @@ def read(
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
             raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
-        if mask.kind == "floor" and mask.fill > SURE and any(each is None for other, each in steps if other != mask):
+        if (
+            mask.kind == "floor"
+            and mask.fill > (SURE if half else DROWNS)
+            and any(each is None for other, each in steps if other != mask)
+        ):
             raise Miss(
                 f"the scores are cut off below at {mask.fill:g}, beside masks known only when the program runs", at
             )
         if mask.kind == "times" and (known is None or not known.binary()):
             raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
+    large: tuple[tuple[Mask, Cells | None], ...] = ()
     if all(known is not None or mask.kind == "floor" for mask, known in steps):
         settled = _settled(program, steps, frame, half, guarded, at)
         if settled is not None:
             return Reading(axes, settled.kind, settled.keep, bias=settled.bias, empty=settled.empty)
-    # too large to make an array of
+        large = tuple(steps)
     steps = [(mask, None if known is None or known.nbytes > LARGEST else known) for mask, known in steps]
     if any(mask.kind == "times" for mask, _ in steps):
         raise Miss(
@@ -102,7 +113,7 @@ def read(
             "runs: a row that sees nothing takes the fills for scores",
             at,
         )
-    return _read_traced(program, steps, frame, half, guarded, at)
+    return replace(_read_traced(program, steps, frame, half, guarded, at), large=large)
 
 
 def _settled(program: Program, steps: Steps, frame: Frame, half: bool, guarded: bool, at: Node) -> Settled | None:
@@ -121,7 +132,8 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
     """Masks of which some are computed when the program runs: any row may turn out to be masked wholly."""
     added = [mask for mask, known in steps if mask.kind == "add" and hides(program, mask, known)]
     replaced = [mask for mask, _ in steps if mask.kind == "keep" and math.isfinite(mask.fill)]
-    if half and added and len(added) + len(replaced) > 1:
+    seen = _has_free_key([mask for mask, _ in steps], frame)
+    if half and added and len(added) + len(replaced) > 1 and not seen:
         raise Miss(TWICE, at)
     added_up = steps
     steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
@@ -139,18 +151,21 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
                 fills |= low
                 conditions.append((known, True))
     keeps = tuple(mask for mask, known in steps if mask.kind == "keep" and known is None)
-    known_keep = all_hold(program, conditions, frame)
     finite = {fill for fill in fills if math.isfinite(fill)}
     # what hides scores by adding to those that another mask has hidden makes them lower than the others
     # (in float16 what an input may hold is doubtful enough: such rows are answered after the kernel)
     hiding = may_hide if half else hides
     stacked = any(mask.kind == "add" and hiding(program, mask, known) for mask, known in steps[:-1])
     if not bias and (not finite or (len(fills) == 1 and not stacked)):
-        empty: Empty = "mean" if finite else "zero" if guarded else "nan"
-        return Reading(frame.axes, "boolean", known_keep, keeps, empty=empty)
+        empty: Empty | None = None if seen else "mean" if finite else "zero" if guarded else "nan"
+        return Reading(frame.axes, "boolean", all_hold(program, conditions, frame), keeps, empty=empty)
     scaled = [
         mask for mask, known in steps if mask.kind == "add" and mask.scale != Scale() and hides(program, mask, known)
     ]
+    if finite and any(_raises(program, mask, known, min(finite)) for mask, known in steps):
+        raise Miss(SEVERAL, at)
+    if seen:
+        return Reading(frame.axes, "additive", None, keeps, steps=_whole(added_up))
     several = sum(fill <= DROWNS for fill in finite) > 1 or (half and finite and (len(fills) > 1 or stacked))
     if several or (scaled and stacked) or (finite and any(mask.scale.traced for mask in scaled)):
         raise Miss(SEVERAL, at)
@@ -161,6 +176,7 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
         and not any(mask.kind != "add" or may_hide(program, mask, known) for mask, known in inner)
     ):
         # the last word is its own: in a row that it hides, all scores are one number, whatever was added before
+        known_keep = all_hold(program, conditions, frame)
         return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty="mean")
     certain = not stacked and all(_finite(program, mask, known) for mask, known in steps)
     # what is added in float32 to scores set to float16's lowest number is not swallowed by that
@@ -171,11 +187,28 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
     late: Empty | None = "mean" if half and finite else None
     if not certain:
         late = "zero" if guarded else late or "nan"
+    known_keep = all_hold(program, conditions, frame) if late == "mean" else None
     return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty=late)
 
 
+def _has_free_key(masks: Sequence[Mask], frame: Frame) -> bool:
+    """Whether there is a key of which no mask says anything: every row sees it."""
+    end = 0
+    for start, column in sorted((mask.piece or (0, frame.keys) for mask in masks), key=lambda piece: piece[0]):
+        if start > end:
+            return True
+        end = max(end, start + size_of(column))
+    return end < size_of(frame.keys)
+
+
 def _whole(steps: Steps) -> tuple[tuple[Mask, NDArray[Any] | None], ...]:
-    return tuple((mask, None if known is None else known.whole()) for mask, known in steps)
+    """The steps with arrays of those that are known, but for large ones: the program makes these when it runs."""
+
+    def made(mask: Mask, known: Cells) -> bool:
+        own = mask.array is None and mask.piece is None
+        return own and known.nbytes > WRITTEN and (mask.kind == "keep" or mask.term.value.dtype == mx.float32)
+
+    return tuple((mask, None if known is None or made(mask, known) else known.whole()) for mask, known in steps)
 
 
 def _finite(program: Program, mask: Mask, known: Cells | None) -> bool:
@@ -184,6 +217,16 @@ def _finite(program: Program, mask: Mask, known: Cells | None) -> bool:
         return mask.kind != "add" and math.isfinite(mask.fill)
     low, high = bounds(program.graph, program.known, mask.term.value) if known is None else known.ends()
     return min(low * mask.scale.number, high * mask.scale.number) >= -FLOAT32_MAX
+
+
+def _raises(program: Program, mask: Mask, known: Cells | None, fill: float) -> bool:
+    """Whether a mask is seen to add as much as would bring back what was set to `fill`."""
+    if mask.kind != "add" or known is not None or mask.scale.traced:
+        return False
+    found = bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))
+    ends = (end * mask.scale.number for end in found)
+    # beyond all numbers lies what integers might be that are ones and zeros in truth
+    return any(-fill / 2 < end <= FLOAT32_MAX for end in ends)
 
 
 def _lowers_alone(program: Program, mask: Mask, known: Cells | None) -> bool:

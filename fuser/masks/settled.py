@@ -83,7 +83,9 @@ def settle(steps: Steps, frame: Frame, half: bool, guarded: bool) -> Settled | s
     if keeping is not None and keeping.covers:
         return keeping.settled()
     large = any(cells is not None and cells.nbytes > LARGEST for _, cells in steps)
-    return None if large and keeping is None else _added(steps, frame, shape, half, guarded, large)
+    if large and keeping is None and all(mask.kind == "add" for mask, _ in steps):
+        return None
+    return _added(steps, frame, shape, half, guarded, large)
 
 
 def _hidden_alone(steps: Steps, frame: Frame, shape: tuple[int, ...]) -> Keeping | None:
@@ -119,9 +121,9 @@ def _added(
     sure = SURE if half else DROWNS
     if any(largest(mask) == FLOAT16_MAX for mask, _ in steps if mask.kind == "add"):
         sure = SWALLOWS_HALF
-    keeping, sums, hidden_rows = Keeping(frame, shape), None, _Hidden(max(sure, SURE))
+    keeping, sums, numbers, hidden_rows = Keeping(frame, shape), None, False, _Hidden(max(sure, SURE))
     for rows in blocks(shape, frame.cut):
-        total, lost = _sum(steps, rows, len(shape))
+        total, lost = summed(steps, rows, len(shape))
         if np.isnan(np.min(total)):
             return NO_NUMBER
         counts = total > VANISHES
@@ -130,13 +132,18 @@ def _added(
         seen: NDArray[np.bool_] = np.any(counts, axis=frame.columns, keepdims=True)
         if not seen.all():
             hidden_rows.add(total, lost, np.logical_not(seen))
-        if sums is None and ((total == 0) | ~counts).all():
+        if sums is None and not numbers and ((total == 0) | ~counts).all():
             keeping.add(rows, counts)
+            continue
+        if large:
+            numbers = True
             continue
         if sums is None:
             sums = _Sums(shape, frame.cut)
             sums.fill(steps, rows.start)
         sums.add(rows, total)
+    if numbers:
+        return None
     empty: Empty | None = None
     if hidden_rows.values:
         if hidden_rows.values == {-math.inf}:
@@ -217,7 +224,7 @@ class _Sums:
         """The rows before `stop`."""
         for rows in blocks(self.array.shape, self._cut):
             if rows.start < stop:
-                self.add(rows, _sum(steps, rows, self.array.ndim)[0])
+                self.add(rows, summed(steps, rows, self.array.ndim)[0])
 
     def counts(self) -> NDArray[np.bool_]:
         """Which keys count."""
@@ -231,7 +238,7 @@ class _Sums:
         return self.array
 
 
-def _sum(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """What the masks add to scores in some rows, and where the score itself is lost (None: nowhere)."""
     total: NDArray[Any] | None = None
     lost: NDArray[np.bool_] | None = None

@@ -8,7 +8,6 @@ from itertools import takewhile
 import mlx.core as mx
 
 from fuser.masks import meaning as masks
-from fuser.masks.cells import smallest, spread
 from fuser.masks.mask import Scale, of_exponentials
 from fuser.masks.paired import paired
 from fuser.masks.zeroed import zeroed
@@ -16,13 +15,13 @@ from fuser.patterns import pieces as _pieces  # noqa: F401 (it registers what it
 from fuser.patterns.cursor import Cursor, Sink
 from fuser.patterns.scores import Scores, scores
 from fuser.patterns.weights import Walk, covered, divided, together, weighted_sums
-from fuser.reading.axes import Dim, axes_of, fresh, resolve, size_of
+from fuser.reading.axes import axes_of, fresh, resolve, size_of
 from fuser.reading.operands import Operand, kernel_dtype
 from fuser.reading.program import Miss, Program, Term, is_float
 from fuser.reading.reasons import from_scores
 from fuser.reading.softmax import Softmax
 from fuser.regions import Attention, KnownSink, Weighted
-from fuser.roles import aligned
+from fuser.roles import aligned, sink_of
 from fuser.roles import roles as roles_of
 
 
@@ -88,7 +87,7 @@ def attention(program: Program, softmax: Softmax) -> Attention:
         # the sink takes the whole of a row that is masked wholly: the kernel gives zeros as the program does
         mask = replace(mask, empty=mask.empty if softmax.undefined and mask.empty == "nan" else None)
     roles = aligned(roles, mask)
-    sink = _sink(program, before.sink.logit, axes) if before.sink is not None else None
+    sink = sink_of(program, before.sink.logit, axes) if before.sink is not None else None
     for product in before.products:
         for each in before.masks:
             if any(program.depends(each.term.value, value) for value in product.values):
@@ -112,15 +111,6 @@ def _verdict(program: Program, before: Scores | Miss, after: list[Weighted] | Mi
     assert isinstance(after, Miss)
     after.attention = not any(_is_linear(program, product.key) for product in before.products)
     return after
-
-
-def _sink(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink | float:
-    """The logits of a sink, as small as they are where they are known."""
-    known = program.known.array(logit.value) if isinstance(logit, Term) else None
-    if known is None or not isinstance(logit, Term) or program.known.is_given(logit.value):
-        return logit
-    array = smallest(spread(known, logit, axes))
-    return KnownSink(array, tuple((axis,) if size != 1 else () for axis, size in zip(axes, array.shape, strict=True)))
 
 
 def _is_linear(program: Program, key: Operand) -> bool:

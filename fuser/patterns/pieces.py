@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from fuser.ir.graph import Value
 from fuser.joined import joined_product
-from fuser.masks.assigned import ADDED, assigned_piece, assignment
+from fuser.masks.assigned import ADDED, REPLACED, assigned_piece, assignment
 from fuser.masks.mask import Mask, Scale
 from fuser.patterns.cursor import Cursor, Sink
 from fuser.patterns.scores import ENDS, PEELERS, Scores, peels, scores, uncapped
@@ -67,8 +68,11 @@ def with_sink(cursor: Cursor, axis: int, pieces: Sequence[Value], logit: Value, 
     whole = resolve(cursor.dims)
     column = fresh(sum(piece.shape[axis] for piece in pieces), "keys")
     dims = tuple(column if i == axis else dim for i, dim in enumerate(whole))
-    alone = tuple(() if i == axis else dim for i, dim in enumerate(whole))
-    found = Sink(seen_through(cursor.program, logit, alone), first, axes_of([cursor.keys]))
+    alone = tuple(() if i == axis else dim for i, dim in enumerate(whole)) if logit.shape else ()
+    number, term = cursor.program.known.number(logit), seen_through(cursor.program, logit, alone)
+    if number is not None and not math.isfinite(number):
+        raise cursor.miss("a column of infinite numbers is joined to the scores")
+    found = Sink(term if number is None else number, first, axes_of([cursor.keys]))
     return pieced(replace(cursor, dims=dims, keys=column, sink=found, fixed=True), axis, pieces)
 
 
@@ -100,23 +104,26 @@ def assigned(cursor: Cursor) -> Iterable[Cursor]:
     if part is not None:
         dims, start, column = part
         there = Cursor(program, update, dims, column, fixed=True)
-        if cursor.value.node.arguments[0] == ADDED["SliceUpdate"]:
+        kind = cursor.value.node.arguments[0]
+        if kind == ADDED["SliceUpdate"]:
             masks = (Mask("add", there.term(update)),)
-        else:
-            masks = within(there, source, cursor.value.node.arguments[1:])
+        elif kind == REPLACED["SliceUpdate"]:
+            masks = within(there, replace(there, value=cursor.value))
         masks = masks and tuple(on_piece(each, cursor, start, column) for each in masks)
     if masks is None:
         raise cursor.miss(BEFORE["Scatter"])
     yield cursor.to(source, None, None, *masks)
 
 
-def within(cursor: Cursor, source: Value, cut: object) -> tuple[Mask, ...] | None:
-    """The masks between `cursor` and the piece of `source` that a slice takes by `cut`; None when there is more."""
-    if cursor.op == "Slice" and cursor.operands()[0] == source and cursor.value.node.arguments == cut:
-        return cursor.masks if cursor.scale == Scale() and not cursor.cap else None
+def within(cursor: Cursor, piece: Cursor) -> tuple[Mask, ...] | None:
+    """The masks between `cursor` and the `piece` of the scores that is assigned to; None when there is more."""
+    here, there = cursor.value.node, piece.value.node
+    if here.op == "Slice" and (here.arguments, cursor.operands()[0]) == (there.arguments[1:], piece.operands()[0]):
+        plain = cursor.scale == Scale() and not cursor.cap and resolve(cursor.dims) == resolve(piece.dims)
+        return cursor.masks if plain else None
     with suppress(Miss):
         for way in PEELERS[cursor.op](cursor) if cursor.op in PEELERS else ():
-            found = within(way, source, cut)
+            found = within(way, piece)
             if found is not None:
                 return found
     return None

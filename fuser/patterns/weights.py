@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -19,7 +20,7 @@ from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import summed
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
 from fuser.reading.reasons import AFTER
-from fuser.reading.softmax import below
+from fuser.reading.softmax import below, uncast
 from fuser.regions import Step, Taken, Weighted
 
 
@@ -96,6 +97,9 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
     """The walk past `node`, which reads the weights; None when that is a way of no interest."""
     given = Value(node)
     step = replace(walk, value=given, depth=walk.depth + 1)
+    # compared, or read for the shape to which something else is broadcast
+    if node.op in ("Equal", "NotEqual") or (node.op in VIEWS and place > 0):
+        return None
     if node.op in VIEWS:
         dims = after(node.op, node.arguments, walk.dims, given.shape)
         if dims is None:
@@ -104,8 +108,6 @@ def onward(program: Program, walk: Walk, node: Node, place: int) -> Walk | Weigh
     if node.op in IDENTITIES or (node.op == "AsType" and is_float(given)):
         return step
     operands = program.graph.operands(node)
-    if node.op in ("Equal", "NotEqual"):
-        return None
     if (node.op == "Add" or (node.op == "Subtract" and place == 0)) and program.known.number(operands[1 - place]) == 0:
         return step
     if node.op in ("Add", "Subtract"):
@@ -140,13 +142,15 @@ def selected(program: Program, step: Walk, operands: tuple[Value, ...], place: i
     while condition.node.op == "LogicalNot":
         condition, inverted = program.operands(condition)[0], not inverted
     compared = program.operands(condition)
-    asked = condition.node.op in ("Equal", "NotEqual") and compared[0] in step.seen
+    asked = condition.node.op in ("Equal", "NotEqual") and is_float(compared[0])
+    asked = asked and uncast(program, compared[0]) in step.seen
     if asked and not step.steps and not step.sums and not any(condition.node.arguments):
         # rows that were multiplied, or added, may hold other NaN than those of the softmax
         if compared[0] == compared[1] and number == 0 and inverted == (condition.node.op == "NotEqual"):
             return replace(step, guarded=True)
         against = program.known.number(compared[1])
-        if condition.node.op == "Equal" and against is not None and math.isinf(against) and inverted:
+        infinite = against is not None and math.isinf(against) and compared[0] in step.seen
+        if condition.node.op == "Equal" and infinite and inverted:
             return step
     term = seen_through(program, condition, resolve(step.dims))
     if number == 0 and term.axes.isdisjoint(step.columns):
@@ -219,8 +223,7 @@ def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
         number *= alpha
         steps = (*steps, Step("add", seen_through(program, program.graph.operands(node)[2], output.dims), beta))
     width, pieces = walk.width(output.dims), walk.pieces(value)
-    done = (walk.guarded, number, steps, walk.zeros, pieces, walk.sums)
-    return Weighted(value, width, output.value, output.dims, *done)
+    return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, walk.zeros, pieces, walk.sums)
 
 
 def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:
@@ -241,10 +244,10 @@ def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Wei
 
 def covered(found: Sequence[Weighted], rows: Dim) -> list[Weighted]:
     """`found` without products of some heads of the weights alone, where the kernel would compute all of `rows`."""
-    sizes: dict[object, int] = {}
+    sizes: Counter[object] = Counter()
     for each in found:
-        sizes[each.value, each.width] = sizes.get((each.value, each.width), 0) + size_of(axes_of(each.dims))
-    kept = [each for each in found if sizes[each.value, each.width] >= size_of((*rows, *each.width))]
+        sizes[each.array] += size_of(axes_of(each.dims))
+    kept = [each for each in found if sizes[each.array] >= size_of((*rows, *each.width))]
     if not kept:
         raise Miss(AFTER["Slice"], found[0].output.node)
     return kept
@@ -287,9 +290,9 @@ def divided(program: Program, found: Weighted, total: Term) -> Weighted:
 def onwards(program: Program, found: Weighted) -> Iterator[Weighted]:
     """The product as it is, and as views and casts show it."""
     yield found
-    for node, _ in program.graph.users(found.output):
+    for node, place in program.graph.users(found.output):
         given = Value(node)
-        if node.op in VIEWS:
+        if node.op in VIEWS and place == 0:
             dims = after(node.op, node.arguments, found.dims, given.shape)
             if dims is not None:
                 yield from onwards(program, replace(found, output=given, dims=dims))

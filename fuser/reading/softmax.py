@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -52,30 +53,33 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
         elif node.op in ("Divide", "Multiply", "Exp"):
             written = written_out(program, Value(node))
             if written is not None:
-                closed |= program.graph.behind(node, written.scores.node) - {written.scores.node, node}
+                closed |= program.graph.behind(node, written.scores.node) - {written.scores.node}
                 found.append(written)
             elif node.op == "Exp" and program.of_activations(node):
                 exponentials.append(node)
-    yield from (softmax for softmax in found if not _is_step(program, softmax, found, closed))
+    counts = Counter(each.node for each in found)
+    for softmax in found:
+        # what normalises a softmax again has that one's node: one of both is read
+        plain = softmax.weights.node == softmax.node and softmax.total is None
+        if counts[softmax.node] == 1 or plain != _is_step(program, softmax.node, closed):
+            yield softmax
     for node in exponentials:
         if node not in closed and _meets_product(program, Value(node)):
             scores = program.graph.operands(node)[0]
             yield Softmax(node, scores, Value(node), (len(scores.shape) - 1,), open=True)
 
 
-def _is_step(program: Program, softmax: Softmax, others: Sequence[Softmax], closed: Set[Node]) -> bool:
-    """Whether a softmax is only normalised again (over the keys of a mask): that one is the softmax then."""
-    again = {other.node for other in others if other.scores == softmax.scores} - {softmax.node}
-    users = {user for user, _ in program.graph.users(softmax.weights)}
-    return softmax.node in closed and bool(again) and users <= closed | again
+def _is_step(program: Program, node: Node, closed: Set[Node]) -> bool:
+    """Whether a softmax is only normalised again, over the keys of a mask, say: that one is the softmax then."""
+    return {user for user, _ in program.graph.users(Value(node))} <= closed
 
 
 def _meets_product(program: Program, value: Value) -> bool:
     """Whether a product of matrices reads `value`, perhaps scaled."""
-    for node, _ in program.graph.users(value):
+    for node, place in program.graph.users(value):
         if node.op in ("Matmul", "AddMM"):
             return True
-        through = node.op in VIEWS or node.op in ("AsType", "Divide", "Multiply", *IDENTITIES)
+        through = (node.op in VIEWS and place == 0) or node.op in ("AsType", "Divide", "Multiply", *IDENTITIES)
         if through and _meets_product(program, Value(node)):
             return True
     return False
@@ -105,14 +109,15 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         if added is not None and sink is None:
             continue
         scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
+        anchor = exponential.node if exponential.node.op == "Softmax" else value.node
         if program.alike(power, source) and axes_of(total.dims) == axes_of(_reduced(dims, axes)):
             undefined = sink is not None and scores != program.operands(exponential)[-1]
             undefined = undefined and is_largest(program, program.operands(program.operands(exponential)[-1])[1])
-            return Softmax(value.node, scores, value, axes, None, sink, dims, keep, undefined, rate=rate)
+            return Softmax(anchor, scores, value, axes, None, sink, dims, keep, undefined, rate=rate)
         for weights in () if sink is not None else product_behind(program, numerator):
             weights = _bare(program, weights)
             if program.alike(weights, source):
-                return Softmax(value.node, scores, weights, axes, total.value, keep=keep, rate=rate)
+                return Softmax(anchor, scores, weights, axes, total.value, keep=keep, rate=rate)
     return None
 
 
@@ -267,7 +272,9 @@ def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
         keys = axes_of([dims[place] for place in axes])
         # a sum or the smallest may be minus infinity where some scores are: it is read as any other addition
         largest = shift.value.node.op in ("LogSumExp", "Maximum") or is_reduction(shift.value, MAX)
-        if largest and shift.axes.isdisjoint(keys):
+        if not largest or not shift.axes.isdisjoint(keys):
+            return scores
+        if shift.value.node in program.fed or program.alike(program.operands(shift.value)[0], left):
             return left
     return scores
 
