@@ -32,10 +32,11 @@ def seeing(
 
 
 INDEX = {"image_token_index": IMAGE}  # how some name the same
+CONSTANT = "the first attention among the queries depends on nothing that is given"
 GRID = {"image_grid_thw": "=1,4,4 1 3"}
 
 RECIPES = (
-    seeing("llava_image", "LlavaForConditionalGeneration", 16, **INDEX),
+    seeing("llava_image", "LlavaForConditionalGeneration", 16, 3, **INDEX, note="the last layer but one of the images"),
     seeing("vipllava_image", "VipLlavaForConditionalGeneration", 16, **INDEX, vision_feature_layers=[-1, -2]),
     seeing("paligemma_image", "PaliGemmaForConditionalGeneration", 16, **INDEX),
     seeing("idefics2_image", "Idefics2ForConditionalGeneration", 64, 6, "float batch 1 3 32 32"),
@@ -68,7 +69,7 @@ RECIPES = (
     ),
     seeing("deepseek_vl_image", "DeepseekVLForConditionalGeneration", 16),
     seeing("ovis2_image", "Ovis2ForConditionalGeneration", 16),
-    seeing("blip2_image", "Blip2ForConditionalGeneration", 8, 7, **INDEX, num_query_tokens=8),
+    seeing("blip2_image", "Blip2ForConditionalGeneration", 8, 6, **INDEX, num_query_tokens=8, note=CONSTANT),
     seeing(
         "instructblip_image",
         "InstructBlipForConditionalGeneration",

@@ -15,9 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fuser.frontends.containers import items_of, values_of
-from fuser.frontends.trees import MOST, is_ours, is_small, names_of
+from fuser.frontends.trees import is_ours, is_small, names_of
 from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
 
+_EASY = (bool, int, float, str, type(None), mx.array)
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
 BOUND = "optimized "
@@ -57,7 +58,7 @@ def captures(fn: Any) -> list[Any]:
                 stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
             else:
                 variables, defaults = _variables(each), Defaults(each)
-                brought = [variables, defaults, *([vars(each)] if vars(each) and is_small(vars(each)) else ())]
+                brought = [variables, defaults, *([vars(each)] if vars(each) else ())]
                 roots.update((id(part), part) for part in brought)
                 names |= dict.fromkeys(names_of(each.__code__))
                 stack += filter(_followed, chain.from_iterable(part.values() for part in brought))
@@ -94,6 +95,9 @@ def captures(fn: Any) -> list[Any]:
             stack += filter(_followed, [*held, *Slots(each).values()])
     for owner, reached in found:
         kept = [name for name, value in reached.items() if not _is_owner(value)]
+        if id(owner) in large:
+            # a name may be made when the program runs
+            kept += [name for name, value in vars(owner).items() if name not in reached and type(value) in _EASY]
         if kept or id(owner) in large:
             attributes = (Read if id(owner) in large else Attributes)(owner, kept)
             roots[id(attributes)] = attributes
@@ -190,23 +194,7 @@ def _variables(fn: types.FunctionType) -> Variables:
 
 
 def _matters(value: Any) -> bool:
-    if isinstance(value, types.ModuleType | type):
-        return False
-    # a large table of words is none of the program's affairs, large parameters are
-    return not isinstance(value, dict | list | tuple) or is_small(value) or _holds_arrays(value)
-
-
-def _holds_arrays(tree: Any) -> bool:
-    seen: set[int] = set()
-    stack = [tree]
-    while stack and len(seen) <= MOST:
-        each = stack.pop()
-        if isinstance(each, mx.array | nn.Module):
-            return True
-        if isinstance(each, dict | list | tuple) and id(each) not in seen:
-            seen.add(id(each))
-            stack += values_of(each)
-    return False
+    return not isinstance(value, types.ModuleType | type)
 
 
 def names_in(tops: list[tuple[str, nn.Module]]) -> dict[int, str]:

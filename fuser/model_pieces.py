@@ -118,6 +118,13 @@ def _array(value: Value) -> Value:
     return to_mlx(value) if isinstance(value, np.ndarray) and value.dtype != object else value
 
 
+# why a softmax of the file is in no piece
+SKIPPED = "it was not computed: it lies in a branch that was not taken, or a loop of no turns"
+CONSTANT = (
+    "it is computed while the model is traced, for it takes nothing that is given; or nothing takes what it gives"
+)
+
+
 def joined(run: Run, program: OnnxProgram) -> Report:
     """One report of a run in several pieces: what the file says of softmaxes that are in none is there, too."""
     regions: dict[str, tuple[int, list[Region]]] = {}
@@ -128,8 +135,12 @@ def joined(run: Run, program: OnnxProgram) -> Report:
             if first == number:
                 found.append(region)
     said = dict.fromkeys(note for report in run.reports.values() for note in report.notes)
-    why = next(iter(said), "it was not computed: it lies in a branch that was not taken, or a loop of no turns")
-    missing = [Region("refused", why, name, name) for name in program.softmaxes() if name not in regions]
+    outside = frozenset(program.softmaxes(branches=False))
+    missing = [
+        Region("refused", next(iter(said), CONSTANT if name in outside else SKIPPED), name, name)
+        for name in program.softmaxes()
+        if name not in regions
+    ]
     cuts = [f"{why}; so it runs on the host, and the graph is cut there" for why in run.cuts]
     more = [f"the graph is cut at {len(cuts) - MOST_CUTS} more such places"] if len(cuts) > MOST_CUTS else []
     return Report(
@@ -143,8 +154,7 @@ def joined(run: Run, program: OnnxProgram) -> Report:
 def completed(report: Report, program: OnnxProgram) -> Report:
     """The report of a program in one piece, with those softmaxes of the file that are not in it."""
     named = {region.name for region in report.regions}
-    why = "it is computed while the model is traced, for it takes nothing that is given; or nothing takes what it gives"
     missing = tuple(
-        Region("refused", why, name, name) for name in program.softmaxes(branches=False) if name not in named
+        Region("refused", CONSTANT, name, name) for name in program.softmaxes(branches=False) if name not in named
     )
     return replace(report, regions=(*report.regions, *missing)) if missing else report

@@ -90,6 +90,18 @@ def test_an_attention_whose_values_wait_for_the_host_is_not_torn():
     assert fused(loaded) == ["whole"] and len(loaded.report.notes) == 1
 
 
+def test_a_softmax_of_constants_is_said_to_be_one_beside_a_cut():
+    built = text(
+        "(float[1,2,n,4] x, bool[n] keep) => (float[1,2,m,4] z)",
+        "row = Constant <value_floats = [1.0, 2.0, 0.0, 3.0]> () [fixed] shares = Softmax (row) y = Add (x, shares)"
+        " places = NonZero (keep) minus = Constant <value_ints = [-1]> () flat = Reshape (places, minus)"
+        " some = Gather <axis = 2> (y, flat)" + attend("second", "some", "z"),
+    )
+    loaded = checked(built, {"x": heads(4), "keep": np.array([True, False, True, True])})
+    (region,) = (region for region in loaded.report.regions if region.name == "fixed")
+    assert fused(loaded) == ["second"] and "while the model is traced" in str(region.reason)
+
+
 def test_a_cut_model_can_be_left_unfused():
     inputs = {"x": heads(4), "keep": np.array([True, False, True, True])}
     left = Model(load(CHOSEN), fuse=False)

@@ -70,6 +70,6 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 def test_no_rows_times_a_matrix_of_few_bits() -> None:
     packed, scales = zeros(8, 2, 16, dtype=np.uint8), zeros(16)
-    options = {"domain": MS, "K": 64, "N": 8, "bits": 4, "block_size": 32}
+    options: dict[str, Any] = {"domain": MS, "K": 64, "N": 8, "bits": 4, "block_size": 32}
     (y,) = run_node("MatMulNBits", [zeros(0, 64), packed, scales], **options)
     assert y.shape == (0, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,28 @@ def test_large_parameters_in_a_dictionary() -> None:
     same(fast(X), program(X))
     parameters["0"]["weight"] = W * 2
     same(fast(X), program(X))
+    assert fast.report.counts["fused"] == 1
+
+
+class Layered:
+    def __init__(self) -> None:
+        self.layers = [types.SimpleNamespace(weight=W) for _ in range(MANY)]
+        self.words = [(str(number), str(number + 1)) for number in range(MANY)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        weight = self.layers[0].weight * vars(self).get("factor", 1.0)
+        return attention(x, x, x @ weight)
+
+
+def test_a_large_list_of_objects_and_a_name_that_is_made_up() -> None:
+    program = Layered()
+    fast = fuser.optimize(program)
+    same(fast(X), program(X))
+    program.layers[0].weight = W * 2
+    same(fast(X), program(X))
+    for factor in (3.0, 5.0):
+        vars(program)["factor"] = factor
+        same(fast(X), program(X))
     assert fast.report.counts["fused"] == 1
 
 

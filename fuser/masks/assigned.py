@@ -30,7 +30,7 @@ def assignment(program: Program, value: Value, dims: Dims, scale: Scale) -> Mask
     number, arrays = program.known.number(update), [program.known.array(index) for index in indices]
     if any(array is None for array in arrays) or scale.traced:
         return None
-    for index in (*indices, update):
+    for index in indices:
         program.known.rely(index)
     if node.arguments[0] == REPLACED[node.op] and number is not None:
         fill = number * scale.number

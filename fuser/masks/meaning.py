@@ -174,6 +174,7 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
         outer.kind == "keep"
         and outer.fill > SURE
         and not any(mask.kind != "add" or may_hide(program, mask, known) for mask, known in inner)
+        and sum(_low(program, mask, known) for mask, known in inner) >= outer.fill - VANISHES
     ):
         # the last word is its own: in a row that it hides, all scores are one number, whatever was added before
         known_keep = all_hold(program, conditions, frame)
@@ -276,6 +277,12 @@ def may_hide(program: Program, mask: Mask, known: Cells | None = None) -> bool:
     """Whether an additive mask may hold such numbers: of what the program is given, nothing is known."""
     known = cells_alone(program, mask.term.value) if known is None else known
     return (known is None and _lowest(program, mask) == -math.inf) or hides(program, mask, known)
+
+
+def _low(program: Program, mask: Mask, known: Cells | None) -> float:
+    """The lowest number that an additive mask is seen to add; zero where nothing is seen of it."""
+    low = _lowest(program, mask) if known is None else known.ends()[0]
+    return low * mask.scale.number if math.isfinite(low) else 0.0
 
 
 def _lowest(program: Program, mask: Mask) -> float:
