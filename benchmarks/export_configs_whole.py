@@ -255,4 +255,29 @@ SOUNDS = (
     ),
 )
 
-RECIPES = (*DECODERS, *TOWERS, *IMAGES, *SOUNDS)
+FEW: dict[str, Any] = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32]}
+NONE = (  # without attention: what is checked is that they run and agree
+    images("convnext", "ConvNextModel", 0, "64 64", **FEW, patch_size=4),
+    images("convnextv2", "ConvNextV2Model", 0, "64 64", **FEW, patch_size=4),
+    images("dinov3_convnext", "DINOv3ConvNextModel", 0, **FEW),
+    images("resnet", "ResNetModel", 0, **FEW, embedding_size=8),
+    images("mobilenet_v1", "MobileNetV1Model", 0, depth_multiplier=0.25),
+    images("mobilenet_v2", "MobileNetV2Model", 0, depth_multiplier=0.35),
+    images("textnet", "TextNetModel", 0),
+    images("pp_lcnet", "pp_lcnet.PPLCNetEncoder", 0),
+    rest(
+        "dac",
+        "DacModel",
+        "vision",
+        0,
+        inputs={"input_values": "float batch 1 400"},
+        outputs=("audio_values",),
+        encoder_hidden_size=8,
+        decoder_hidden_size=32,
+        downsampling_ratios=[2, 4],
+        upsampling_ratios=[4, 2],
+        hidden_size=16,
+    ),
+)
+
+RECIPES = (*DECODERS, *TOWERS, *IMAGES, *SOUNDS, *NONE)

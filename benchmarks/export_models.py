@@ -2,7 +2,7 @@
 
     python benchmarks/export_models.py OUT [--only bert,llama] [--exporters ts17,dyn18] [--attns eager]
 
-Needs: pip install torch==2.13.0 transformers diffusers onnxruntime onnxscript
+Needs: pip install torch==2.13.0 transformers diffusers onnxruntime onnxscript scipy
 
 `export_configs*.py` beside this file are the table of architectures. Each export becomes a folder
 `OUT/{arch}__{attn}__{exporter}/`, which appears when it is complete:

@@ -215,6 +215,16 @@ def kernel(q, k, v, m):
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=ROOT, mask=m)
 
 
+def triangle_over(fill, padding):
+    """A known fill over scores to which what a mask hides was added: in rows that both hide, it is the larger."""
+
+    def fn(q, k, v, m):
+        x = scores(q, k) + (1 - m.astype(mx.float32)) * padding
+        return sm(mx.where(mx.tri(5, 7, 0) > 0, x, fill)) @ v
+
+    return fn
+
+
 CASES = [
     Case("added -inf", added(-INF), KEPT, "nan"),
     Case(
@@ -376,6 +386,10 @@ CASES = [
         lambda q, k, v, m: kernel(q, k, v, mx.where(m, 0.0, -INF)),
         KEPT,
         "nan",
+    ),
+    *(
+        Case(f"a triangle of {fill:g} over {padding:g} added", triangle_over(fill, padding), KEPT, "any")
+        for fill, padding in ((-1e4, -1e4), (-1e5, -1e4), (-1e4, LOWEST), (LOWEST, LOWEST))
     ),
     Case(
         "not one empty row",

@@ -160,7 +160,7 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
         empty: Empty | None = None if seen else "mean" if finite else "zero" if guarded else "nan"
         return Reading(frame.axes, "boolean", all_hold(program, conditions, frame), keeps, empty=empty)
     scaled = [
-        mask for mask, known in steps if mask.kind == "add" and mask.scale != Scale() and hides(program, mask, known)
+        mask for mask, known in steps if mask.kind == "add" and _is_scaled(mask.scale) and hides(program, mask, known)
     ]
     if finite and any(_raises(program, mask, known, min(finite)) for mask, known in steps):
         raise Miss(SEVERAL, at)
@@ -190,6 +190,11 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
         late = "zero" if guarded else late or "nan"
     known_keep = all_hold(program, conditions, frame) if late == "mean" else None
     return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty=late)
+
+
+def _is_scaled(scale: Scale) -> bool:
+    """Whether a mask is made larger or smaller after it was added: a sign alone changes no size."""
+    return scale.traced or abs(scale.number) != 1
 
 
 def _has_free_key(masks: Sequence[Mask], frame: Frame) -> bool:
@@ -269,8 +274,7 @@ def hides(program: Program, mask: Mask, known: Cells | None) -> bool:
     """Whether an additive mask holds the lowest numbers of its type."""
     if known is not None:
         return known.reaches(mask.scale.number, SWALLOWS_HALF)
-    low = _lowest(program, mask)
-    return low != -math.inf and low * mask.scale.number <= SWALLOWS_HALF
+    return -math.inf < _lowest(program, mask) <= SWALLOWS_HALF
 
 
 def may_hide(program: Program, mask: Mask, known: Cells | None = None) -> bool:
@@ -281,13 +285,14 @@ def may_hide(program: Program, mask: Mask, known: Cells | None = None) -> bool:
 
 def _low(program: Program, mask: Mask, known: Cells | None) -> float:
     """The lowest number that an additive mask is seen to add; zero where nothing is seen of it."""
-    low = _lowest(program, mask) if known is None else known.ends()[0]
-    return low * mask.scale.number if math.isfinite(low) else 0.0
+    low = _lowest(program, mask) if known is None else min(end * mask.scale.number for end in known.ends())
+    return low if math.isfinite(low) else 0.0
 
 
 def _lowest(program: Program, mask: Mask) -> float:
     # what a layer gives is no mask, though it may be a position's share of the scores; of an input nothing is known
-    return bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))[0]
+    low, high = bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))
+    return (low if mask.scale.number > 0 else high) * mask.scale.number
 
 
 def lowers(program: Program, masks: Sequence[Mask], reading: Reading) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from fuser.ir.bounds import bounds
 from fuser.masks.mask import Mask, uncast
 from fuser.reading.program import Program, Term, seen_through
 
@@ -14,9 +15,12 @@ from fuser.reading.program import Program, Term, seen_through
 def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
     """`masks` with `scores * m + (1 - m) * fill`, for a boolean `m`, read as the keep mask that it is."""
     rest = list(masks)
-    for mask in masks:
+    for place, mask in enumerate(masks):
         condition = uncast(program, mask.term)
         if mask.kind != "times" or condition.value.dtype != mx.bool_:
+            continue
+        if any(_is_infinite(program, inner) for inner in masks[place + 1 :]):
+            # zero times infinity is NaN, which no fill covers
             continue
         for other in rest:
             alike = other.kind == "add" and other.piece == mask.piece
@@ -26,6 +30,14 @@ def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
                 rest = [kept if each is mask else each for each in rest if each is not other]
                 break
     return rest
+
+
+def _is_infinite(program: Program, mask: Mask) -> bool:
+    """Whether a mask is seen to make scores minus infinity."""
+    if mask.kind == "add":
+        low, high = bounds(program.graph, program.known, mask.term.value)
+        return low == -math.inf and high < math.inf
+    return mask.kind == "keep" and mask.fill == -math.inf
 
 
 def _complement(program: Program, mask: Mask, kept: Term) -> float | None:

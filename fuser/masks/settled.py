@@ -262,7 +262,10 @@ def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[
                 total = np.where(total < lowest, -math.inf, total)
         else:
             dropped = truth(part) == mask.inverted
-            total = np.where(dropped, mask.fill, zero if total is None else total)
+            fill: Any = mask.fill
+            if mask.kind == "times" and total is not None:
+                fill = np.where(np.isfinite(total), fill, math.nan)
+            total = np.where(dropped, fill, zero if total is None else total)
             lost = dropped if lost is None else lost | dropped
     return (zero if total is None else total), lost
 
