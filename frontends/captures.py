@@ -87,12 +87,13 @@ def captures(fn: Any) -> list[Any]:
             if callable(each):
                 roots[id(each)] = each
             owners[id(type(each))] = type(each)
-            if not is_small(each):
-                # what is read of it by name
-                large[id(each)] = each
-                continue
+            slots = Slots(each)
             held = [value for name, value in getattr(each, "__dict__", {}).items() if not name.startswith(BOUND)]
-            stack += filter(_followed, [*held, *Slots(each).values()])
+            if not is_small(each):
+                # its slots, and what is read of it by name
+                large[id(each)], roots[id(slots)] = each, slots
+                held = []
+            stack += filter(_followed, [*held, *slots.values()])
     for owner, reached in found:
         kept = [name for name, value in reached.items() if not _is_owner(value)]
         if id(owner) in large:

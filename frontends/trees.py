@@ -222,7 +222,7 @@ def numpy_spec(array: NDArray[Any]) -> Spec:
 
 
 # containers that are known to hold no more than their items
-_BARE = frozenset({dict, list, Variables, Attributes, Defaults, Read, OrderedDict, Counter})
+_BARE = frozenset({dict, list, Variables, Attributes, Defaults, Read, Slots, OrderedDict, Counter})
 
 
 def _brought(function: Any, seen: set[int]) -> Iterator[Any]:
