@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import gc
 import logging
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -18,6 +19,7 @@ from fuser.frontends.containers import items_of, values_of
 from fuser.frontends.trees import is_ours, is_small, names_of
 from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
 
+_IMPORT = dis.opmap["IMPORT_NAME"]
 _EASY = (bool, int, float, str, type(None), mx.array)
 _COMPILED = (type(mx.compile(lambda x: x)), mx.custom_function)
 # the attributes in which objects keep their optimized methods begin so; those are found by the names of the methods
@@ -151,9 +153,20 @@ def _owners(fn: types.FunctionType) -> list[Any]:
     """The modules and classes that a function names."""
     cells = [cell.cell_contents for cell in fn.__closure__ or () if _filled(cell)]
     outer = fn.__globals__
-    return [
-        each for each in (*cells, *(outer[name] for name in names_of(fn.__code__) if name in outer)) if _is_owner(each)
-    ]
+    read = [outer[name] for name in names_of(fn.__code__) if name in outer]
+    return [each for each in (*cells, *read, *_imported(fn.__code__, outer)) if _is_owner(each)]
+
+
+def _imported(code: types.CodeType, outer: dict[str, Any]) -> Iterator[Any]:
+    """The modules that a function imports when it runs, if loaded; a dot may stand for any package around it."""
+    if _IMPORT in code.co_code[::2]:
+        package = (outer.get("__package__") or "").split(".")
+        above = [".".join(package[:length]) for length in range(1, len(package) + 1)]
+        for name in code.co_names:
+            yield from filter(None, map(sys.modules.get, (name, *(f"{each}.{name}" for each in above))))
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imported(constant, outer)
 
 
 def _reached(owner: Any, names: dict[str, None]) -> dict[str, Any]:

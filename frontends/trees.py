@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import logging
+import threading
 import types
+from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -95,6 +98,7 @@ _TRANSFORMED = type(mx.compile(lambda x: x))
 _BUILTINS = (types.BuiltinFunctionType, type(mx.sin))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, _TRANSFORMED, *_BUILTINS)
 # a logger leads to all others
+_HIDING = (deque, bytearray, memoryview, array, threading.local, ContextVar)
 _OPAQUE = (*_FUNCTIONS, type, types.ModuleType, Enum, property, logging.Logger)
 
 
@@ -142,6 +146,8 @@ class Walk:
         if isinstance(tree, tuple):
             children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tuple.__iter__(tree)))
             return Spec(kind, (), children)
+        if kind is types.MappingProxyType and self._lenient:  # a view of what may change
+            return Spec(kind, (), tuple([self.walk(each) for each in gc.get_referents(tree)]))
         if kind is slice:
             return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
         if kind in _BARE:
@@ -191,8 +197,8 @@ class Walk:
             raise TraceError(f"an iterator ({kind.__name__}) gives something else each time")
         if isinstance(tree, Awaitable | AsyncIterator):
             raise TraceError(f"the program does not run when it is called, but later ({kind.__name__})")
-        if isinstance(tree, deque):
-            raise TraceError("a deque cannot be looked into: what it holds may change")
+        if isinstance(tree, _HIDING):
+            raise TraceError(f"{kind.__name__} cannot be looked into: what it holds may change")
         hidden = _slotted(tree)
         if _is_record(kind) and all(type(each) in _PLAIN for each in hidden):
             raise TraceError(f"an object of type {kind.__name__} cannot be looked into: its slots may change")

@@ -6,7 +6,9 @@ import asyncio
 import copy
 import functools
 import pickle
+import sys
 import types
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -204,6 +206,46 @@ def test_a_captured_deque() -> None:
     fast = fuser.optimize(program)
     same([fast(X), fast(X * 2), fast(X * 3)], [X, X * 3, X * 5])
     assert "deque" in fast.report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "held", [bytearray([2]), array("d", [2.0]), memoryview(bytearray([2]))], ids=["bytearray", "array", "memoryview"]
+)
+def test_what_cannot_be_looked_into_is_not_traced(held: Any) -> None:
+    fast = fuser.optimize(lambda x: attended(x, W) * held[0])
+    for factor in (2, 3):
+        held[0] = factor
+        same(fast(X), attended(X, W) * factor)
+    assert "cannot be looked into" in fast.report.notes[0]
+
+
+def test_a_view_of_a_dictionary() -> None:
+    held: dict[str, Any] = {"factor": 2.0, "weight": W}
+    view = types.MappingProxyType(held)
+    fast = fuser.optimize(lambda x: attended(x, view["weight"]) * view["factor"])
+    same(fast(X), attended(X, W) * 2)
+    held |= {"factor": 3.0, "weight": W * 2}
+    same(fast(X), attended(X, W * 2) * 3)
+    assert fast.report.counts["fused"] == 1
+
+
+def imports(x: mx.array) -> mx.array:
+    from settings_made_for_a_test import FACTOR, scaled  # type: ignore[import-not-found]
+
+    return attended(x, W) * FACTOR * scaled()  # type: ignore[no-any-return]
+
+
+def test_what_is_imported_inside_of_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = types.ModuleType("settings_made_for_a_test")
+    exec("FACTOR = OTHER = 1.0\ndef scaled():\n    return OTHER", vars(settings))
+    monkeypatch.setitem(sys.modules, settings.__name__, settings)
+    fast = fuser.optimize(imports)
+    same(fast(X), attended(X, W))
+    settings.FACTOR = 2.0
+    same(fast(X), attended(X, W) * 2)
+    settings.OTHER = 5.0
+    same(fast(X), attended(X, W) * 10)
+    assert fast.report.counts["fused"] == 1
 
 
 def test_what_runs_later_is_not_traced() -> None:

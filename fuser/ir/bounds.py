@@ -57,6 +57,10 @@ def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, de
     if node.op == "Divide" and (number := known.number(operands[1])):
         low, high = bounds(graph, known, operands[0], layers, depth - 1)
         return _hull((low / number, low / number), (high / number, high / number))
+    if node.op == "Log":
+        base = (math.log2, math.log10, math.log)[node.arguments[0]]
+        low, high = bounds(graph, known, operands[0], layers, depth - 1)
+        return (base(low) if low > 0 else -math.inf), (base(high) if high > 0 else math.inf)
     if node.op == "Negative":
         low, high = bounds(graph, known, operands[0], layers, depth - 1)
         return -high, -low

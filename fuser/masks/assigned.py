@@ -68,7 +68,7 @@ def assigned_piece(program: Program, value: Value, dims: Dims, keys: Dim) -> tup
         return None
     dims, (source, update), (_, start, _, by) = resolve(dims), program.operands(value), value.node.arguments
     places = [i for i, (n, m) in enumerate(zip(source.shape, update.shape, strict=True)) if n != m]
-    if len(places) != 1 or dims[places[0]] != axes_of([keys]) or by[places[0]] != 1:
+    if len(places) != 1 or dims[places[0]] != axes_of([keys]) or set(by) != {1}:
         return None
     (place,) = places
     column = fresh(update.shape[place], "keys")

@@ -101,6 +101,7 @@ class Cells:
 
         return self.once("hides", find)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def reaches(self, number: float, limit: float) -> bool:
         """Whether some cell, times `number`, is as low as `limit`."""
         return self.once(("reaches", number, limit), lambda: self.any(lambda x: x * number <= limit))
@@ -118,6 +119,7 @@ class Cells:
 
         return self.once("ends", find)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def low(self, number: float, limit: float) -> frozenset[float] | None:
         """All numbers but zero, times `number`, when none is above `limit`; None when one is."""
 
@@ -206,8 +208,9 @@ def cells_alone(program: Program, value: Value) -> Cells | None:
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    # what is reckoned with it must not overflow
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    # what is reckoned with it must not overflow; of some NaN NumPy says that it is none
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _neutral(mask: Mask) -> float:

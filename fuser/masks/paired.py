@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from fuser.ir.bounds import bounds
+from fuser.masks.cells import cells_alone
 from fuser.masks.mask import Mask, uncast
 from fuser.reading.program import Program, Term, seen_through
 
@@ -35,6 +36,10 @@ def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
 def _is_infinite(program: Program, mask: Mask) -> bool:
     """Whether a mask is seen to make scores minus infinity."""
     if mask.kind == "add":
+        known = cells_alone(program, mask.term.value)
+        if known is not None:
+            # what is no number stays none
+            return not all(math.isfinite(end) for end in known.ends())
         low, high = bounds(program.graph, program.known, mask.term.value)
         return low == -math.inf and high < math.inf
     return mask.kind == "keep" and mask.fill == -math.inf

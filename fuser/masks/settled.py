@@ -73,6 +73,8 @@ class Keeping:
         return self._frame.causal(rows if length(self._shape, self._frame.cut) != 1 else slice(None))
 
 
+# infinity times zero and numbers beyond the type's largest are read as what they come to
+@np.errstate(over="ignore", invalid="ignore")
 def settle(steps: Steps, frame: Frame, half: bool, guarded: bool) -> Settled | str | None:
     """What `steps`, all known, mean together, or why the kernel cannot express it.
 
@@ -166,9 +168,11 @@ def _added(
     if sums is None:
         return keeping.settled(empty)
     if empty == "mean":
-        # in float16 the kernel, which adds in float32, swallows nothing: the rows are answered after it
-        keep = smallest(sums.counts()) if half else None
-        return Settled("additive", keep, smallest(sums.array), "mean" if half else None)
+        # in float16 the kernel, which adds in float32, swallows nothing, and nowhere does a number that is not so low
+        # (it stands for scores that are lost): the rows are answered after it
+        late = half or hidden_rows.lowest > SURE
+        keep = smallest(sums.counts()) if late else None
+        return Settled("additive", keep, smallest(sums.array), "mean" if late else None)
     return Settled("additive", None, smallest(sums.lowered()), empty)
 
 
@@ -238,6 +242,7 @@ class _Sums:
         return self.array
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """What the masks add to scores in some rows, and where the score itself is lost (None: nowhere)."""
     total: NDArray[Any] | None = None

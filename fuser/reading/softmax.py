@@ -105,7 +105,7 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         if counted is None:
             continue
         exponential, keep = counted
-        sink = None if added is None else _sink(program, added, exponential, dims)
+        sink = None if added is None else _sink(program, added, exponential, dims, axes)
         if added is not None and sink is None:
             continue
         scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
@@ -216,10 +216,10 @@ def _shift(program: Program, value: Value, dims: Dims) -> Term:
     return shift
 
 
-def _sink(program: Program, added: Term, power: Value, dims: Dims) -> Term | float | None:
+def _sink(program: Program, added: Term, power: Value, dims: Dims, axes: tuple[int, ...]) -> Term | float | None:
     """The logit of which the exponential is added to the sum, less the same maximum as the scores; None for no such."""
     scores, number = program.operands(power)[-1], program.known.number(added.value)
-    shifted = scores.node.op == "Subtract" and _unshifted(program, power, ()) != scores
+    shifted = scores.node.op == "Subtract" and _unshifted(program, power, axes) != scores
     if number is not None:
         # less a maximum, a one would be exp(max): no sink of zero
         return math.log(number) if not shifted and 0 < number < math.inf and power.node.op != "Softmax" else None
