@@ -47,7 +47,7 @@ from torch.onnx._internal.exporter._capture_strategies import CaptureStrategy, R
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-TABLES = ("", "_decoders", "_media", "_mixed", "_more", "_rest", "_parts", "_whole", "_vlm")
+TABLES = ("", "_decoders", "_media", "_mixed", "_more", "_rest", "_parts", "_whole", "_vlm", "_last")
 SINGLE: list[Recipe] = [r for t in TABLES for r in importlib.import_module(f"export_configs{t}").RECIPES]
 # ONNX Runtime adds in float32, where float16's smallest number swallows no score
 HALF = [replace(unmasked(r), name=f"{r.name}_fp16", half=True) for r in SINGLE if r.name in HALVED.split()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -308,7 +309,10 @@ def _shapeless(value: onnx.ValueInfoProto) -> bool:
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     stripped = onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output)
     known = {value.name for value in graph.input}
+    names = Counter(tensor.name for tensor in graph.initializer)
     for tensor in graph.initializer:
+        if names[tensor.name] > 1:
+            raise InvalidModelError(f"{tensor.name} initializer name is not unique")
         if not _weighs(tensor):
             stripped.initializer.append(tensor)
         elif tensor.name not in known:

@@ -12,7 +12,7 @@ SQUARE = args(X, X, X)
 CUBE = args((4, 4, 4, 4), (4, 4, 4, 4), (4, 4, 4, 4))
 BOTH = args(Q, K, K, Q, K)
 HIDDEN = args(Q, K, K, Q, K, lambda _: mx.array([[True] * 7, [False] * 7])[:, None, None])
-MIX = const(4, 1, 1, 4)
+MIX, MIXED = const(4, 1, 1, 4), const(8, 3)
 
 
 def in_place(change):
@@ -40,6 +40,10 @@ def opened(x):
     x[..., 2:] = 0.0
 
 
+def mirrored(x, m):
+    x[:, ::-1, :, 2:] += m
+
+
 def best(q, k):
     x = scores(q, k)
     return sm(mx.where(x < mx.topk(x, 3, axis=-1).min(-1, keepdims=True), -INF, x))
@@ -59,6 +63,17 @@ def unshifted_sink(q, k, v, s):
     x = scores(q, k)
     e = mx.exp(x - x.max(-1, keepdims=True))
     return (e / (e.sum(-1, keepdims=True) + mx.exp(s))) @ v
+
+
+def shifted_sink(q, k, v, s):
+    """A sink less what is taken off the scores, which is not the same for all keys."""
+    top = (v @ MIXED).max(-1)[:, :, None]
+    e = mx.exp(scores(q, k) - top)
+    return (e / (e.sum(-1, keepdims=True) + mx.exp(s - top))) @ v
+
+
+def one_more(e):
+    return e / (e.sum(-1, keepdims=True) + 0.5)
 
 
 def floored(q, k, v, m):
@@ -94,6 +109,7 @@ ASSIGNED = [
     N("assigned: a piece scaled in place", in_place(scaled), "assigned"),
     N("assigned: scores of other keys", in_place(copied), "assigned"),
     N("assigned: scores of other heads", in_place(turned), "assigned", CUBE),
+    N("assigned: heads in turn", in_place(mirrored), "assigned", args(Q, K, K, bias(4, 5, 5))),
     N("assigned: a number of weight", in_place(opened), "weight"),
     N("assigned: multiplied at some keys", lambda q, k, v: sm(scores(q, k).at[..., 2:].multiply(0)) @ v, "assigned"),
     N(
@@ -133,6 +149,25 @@ ADDED = [
 ]
 SUMS = [
     N("sums: a sink without the shift", unshifted_sink, "own sum", args(Q, K, K, (4, 1, 1))),
+    N("sums: a sink less what varies along the keys", shifted_sink, "heads", args(Q, K, K, (4, 1, 1))),
+    N(
+        "sums: a number above the line",
+        lambda q, k, v: (lambda e: ((e + 0.5) / e.sum(-1, keepdims=True)) @ v)(mx.exp(scores(q, k))),
+        "own sum",
+    ),
+    N(
+        "sums: powers of two over more than their sum",
+        lambda q, k, v: one_more(mx.power(2.0, (x := scores(q, k)) - x.max(-1, keepdims=True))) @ v,
+        "own sum",
+    ),
+    N(
+        "sums: over more than their sum, of half of the heads",
+        lambda q, k, v: (
+            (lambda p: p[:, :2] - p[:, 2:])(one_more(mx.exp((x := scores(q, k)) - x.max(-1, keepdims=True)))) @ v[:, :2]
+        ),
+        "own sum",
+        like=None,
+    ),
     N("sums: no smaller than a large number", floored, "weights", args(Q, K, K, keep(2, 1, 1, 7))),
     N("sums: normalised over the heads", over_heads, "weights", CUBE),
 ]

@@ -14,7 +14,7 @@ import fuser
 from fuser.ir.identity import Identity, digest
 from fuser.ir.known import Known
 from fuser.ir.rows import Rows
-from fuser.masks import cells, meaning
+from fuser.masks import cells, meaning, settled
 
 PLACES = mx.arange(12)
 AWAY = PLACES[None] - PLACES[:, None]
@@ -205,3 +205,69 @@ def test_a_long_causal_mask_is_never_made() -> None:
     # of 64 MB
     assert peak < 16e6
     assert mx.get_peak_memory() - held < 16e6
+
+
+def beside(change: Callable[[mx.array], mx.array], rows: int = 12) -> fuser.Report:
+    """The report of a program whose scores `change` masks, which gives the same answers fused and as it is."""
+
+    def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.softmax(change(q @ k.swapaxes(-1, -2)), axis=-1) @ v
+
+    q, k = (mx.random.normal((1, 1, length, 4), key=mx.random.key(length + 1)) for length in (rows, 12))
+    fast = fuser.optimize(attend, when="always")
+    assert mx.allclose(fast(q, k, k), attend(q, k, k), rtol=1e-3, atol=3e-3, equal_nan=True)
+    return fast.report
+
+
+SOME = (PLACES[:, None] % 5 != 2) & (AWAY <= 0)
+LOWEST = float(np.finfo(np.float32).min)
+
+MET: dict[str, tuple[Callable[[mx.array], mx.array], str]] = {
+    "a bias lost in rows filled with a number that swallows no score": (
+        lambda s: mx.where(SOME, s + 0.1 * AWAY, -1e4),
+        "fused",
+    ),
+    "a bias about the number that hides": (lambda s: s + 0.3 * AWAY + mx.where(SOME, 0.0, -9e3), "fused"),
+    "scores lifted over a floor as low as the mask": (
+        lambda s: mx.where(AWAY < 3, mx.maximum(s + mx.where(SOME, 0.0, -1e4), -1e4), -math.inf),
+        "refused",
+    ),
+    "a floor under rows that are all lost": (
+        lambda s: mx.maximum(s + 0.1 * AWAY + mx.where(SOME, 0.0, LOWEST), -1e4),
+        "fused",
+    ),
+    "zero times infinity": (
+        lambda s: (s + mx.log(SOME.astype(mx.float32))) * (AWAY < 5) + ((AWAY < 5) - 1.0) * 1e9,
+        "refused",
+    ),
+    "zero times infinity, of two that meet": (
+        lambda s: (mx.where(SOME, s, LOWEST) + mx.where(AWAY < 5, 0.0, -3e38)) * (AWAY < 5) + ((AWAY < 5) - 1.0) * 1e9,
+        "refused",
+    ),
+    "a fill scaled to beyond all numbers": (
+        lambda s: 2.0 * (s * SOME + (SOME.astype(mx.float32) - 1.0) * 3e38),
+        "fused",
+    ),
+    "a mask scaled to beyond all numbers": (lambda s: 2.0 * (s + mx.where(AWAY > 0, LOWEST, 0.0)), "fused"),
+    "rows of a mask scaled to beyond all numbers": (lambda s: 2.0 * (s + mx.where(SOME, 0.0, LOWEST)), "fused"),
+}
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", MET)
+def test_masks_that_meet(name: str) -> None:
+    change, verdict = MET[name]
+    (region,) = beside(change).regions
+    assert region.verdict == verdict
+    assert "bug" not in (region.reason or "")
+
+
+def test_a_floor_beside_masks_too_large_to_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (meaning, settled):
+        monkeypatch.setattr(module, "LARGEST", 16)
+    beside(MET["a floor under rows that are all lost"][0])
+
+
+def test_a_mask_of_what_is_no_number_in_float16() -> None:
+    mask = mx.where(AWAY == 4, math.nan, 0.1 * AWAY).astype(mx.float16)
+    assert "NaN" in (beside(lambda s: (s.astype(mx.float16) + mask).astype(mx.float32)).regions[0].reason or "")

@@ -173,3 +173,12 @@ def test_damaged_files_say_the_same_either_way(kind: str, tmp_path: Path) -> Non
             except FuserError:  # of weights that the checker sees, it says another
                 said.append(None)
         assert said[0] == said[1]
+
+
+def test_two_large_weights_of_one_name_are_an_error(tmp_path: Path) -> None:
+    built = weights_model(TensorProto.FLOAT, True, 1)
+    built.graph.initializer.append(helper.make_tensor("w0", TensorProto.FLOAT, [COUNT], values(1).tobytes(), raw=True))
+    built.graph.input.append(info("w0", F, [COUNT]))
+    for large in (64, 1 << 40):
+        with pytest.raises(InvalidModelError, match="not unique"):
+            load(saved(tmp_path, built), large=large)

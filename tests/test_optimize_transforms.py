@@ -55,6 +55,20 @@ def test_stop_gradient() -> None:
     assert fast.traces == 1 and not fast.report.notes
 
 
+def test_stop_gradient_in_a_sink_alone() -> None:
+    """The largest score cancels in the answer, but not in its gradient."""
+
+    def program(q: mx.array, k: mx.array, v: mx.array) -> Any:
+        x = q @ k.swapaxes(-1, -2)
+        top = x.max(-1, keepdims=True)
+        e = mx.exp(x - top)
+        weights = e / (e.sum(-1, keepdims=True) + mx.exp(0.5 - mx.stop_gradient(top)))
+        return ((weights @ v) ** 2).sum()
+
+    fast = fuser.optimize(program, when="always")
+    same(mx.grad(fast, argnums=(0, 1, 2))(*QKV), mx.grad(program, argnums=(0, 1, 2))(*QKV))
+
+
 def test_stop_gradient_inside_of_transformations() -> None:
     def row(x: mx.array) -> Any:
         return (mx.stop_gradient(x * x) * x).sum()

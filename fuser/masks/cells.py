@@ -114,7 +114,8 @@ class Cells:
         """The lowest and the highest number; NaN where there is one."""
 
         def find() -> tuple[float, float]:
-            ends = np.array([(part.min(), part.max()) for part in self.parts()], np.float64)
+            with np.errstate(invalid="ignore"):
+                ends = np.array([(part.min(), part.max()) for part in self.parts()], np.float64)
             return float(ends[:, 0].min()), float(ends[:, 1].max())
 
         return self.once("ends", find)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import mlx.core as mx
 from numpy.typing import NDArray
 
-from fuser.ir.graph import Node, Value
-from fuser.reading.axes import Dim, Dims
-from fuser.reading.program import Miss, Program, Term, seen_through
+from fuser.reading.axes import Dim
+from fuser.reading.program import Program, Term, seen_through
 
 # a score this low has no weight beside any other: exp(-9000) is zero in every float type
 VANISHES = -9e3
@@ -71,12 +68,3 @@ def uncast(program: Program, term: Term) -> Term:
     while term.value.node.op == "AsType":
         term = seen_through(program, program.operands(term.value)[0], term.dims)
     return term
-
-
-def of_exponentials(program: Program, keep: Value, dims: Dims, at: Node) -> Mask:
-    """A mask on the exponentials, as one on the scores: `exp(x) * keep` is `exp(where(keep, x, -inf))`."""
-    term = uncast(program, seen_through(program, keep, dims))
-    known = program.known.array(term.value)
-    if term.value.dtype != mx.bool_ and (known is None or not ((known == 0) | (known == 1)).all()):
-        raise Miss("the exponentials are multiplied by an array that need not be zeros and ones", at)
-    return Mask("keep", term, fill=-math.inf)

@@ -90,14 +90,6 @@ def read(
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
             raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
-        if (
-            mask.kind == "floor"
-            and mask.fill > (SURE if half else DROWNS)
-            and any(each is None for other, each in steps if other != mask)
-        ):
-            raise Miss(
-                f"the scores are cut off below at {mask.fill:g}, beside masks known only when the program runs", at
-            )
         if mask.kind == "times" and (known is None or not known.binary()):
             raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
     large: tuple[tuple[Mask, Cells | None], ...] = ()
@@ -107,6 +99,15 @@ def read(
             return Reading(axes, settled.kind, settled.keep, bias=settled.bias, empty=settled.empty)
         large = tuple(steps)
     steps = [(mask, None if known is None or known.nbytes > LARGEST else known) for mask, known in steps]
+    for mask, _ in steps:
+        if (
+            mask.kind == "floor"
+            and mask.fill > (SURE if half else DROWNS)
+            and any(each is None for other, each in steps if other != mask)
+        ):
+            raise Miss(
+                f"the scores are cut off below at {mask.fill:g}, beside masks known only when the program runs", at
+            )
     if any(mask.kind == "times" for mask, _ in steps):
         raise Miss(
             "some keys are hidden by a product with zero and a fill, others by a mask known only when the program "
@@ -136,7 +137,7 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
     if half and added and len(added) + len(replaced) > 1 and not seen:
         raise Miss(TWICE, at)
     added_up = steps
-    steps = [(_chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
+    steps = [(chosen(program, mask, half) or mask, known) if known is None else (mask, known) for mask, known in steps]
     fills, bias = set[float](), any(mask.kind == "floor" for mask, _ in steps)
     conditions: list[tuple[Cells, bool]] = []
     for mask, known in steps:
@@ -253,7 +254,7 @@ def _known(program: Program, mask: Mask, frame: Frame) -> Cells | None:
     return cells
 
 
-def _chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
+def chosen(program: Program, mask: Mask, half: bool) -> Mask | None:
     """The keep mask that `scores + where(condition, 0, fill)` is, when no score survives the addition of `fill`."""
     node = mask.term.value.node
     if mask.kind != "add" or node.op != "Select" or mask.scale.traced:

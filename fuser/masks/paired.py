@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from fuser.ir.bounds import bounds
+from fuser.ir.bounds import ANY, bounds
 from fuser.masks.cells import cells_alone
 from fuser.masks.mask import Mask, uncast
+from fuser.masks.settled import largest
 from fuser.reading.program import Program, Term, seen_through
 
 
@@ -20,29 +21,42 @@ def paired(program: Program, masks: Sequence[Mask]) -> list[Mask]:
         condition = uncast(program, mask.term)
         if mask.kind != "times" or condition.value.dtype != mx.bool_:
             continue
-        if any(_is_infinite(program, inner) for inner in masks[place + 1 :]):
+        if _is_infinite(program, masks[place + 1 :]):
             # zero times infinity is NaN, which no fill covers
             continue
         for other in rest:
             alike = other.kind == "add" and other.piece == mask.piece
             fill = _complement(program, other, mask.term) if alike else None
             if fill is not None and not other.scale.traced:
-                kept = Mask("keep", condition, mask.scale, fill * other.scale.number, piece=mask.piece)
+                # what is scaled to beyond the type's largest number is none
+                scaled = fill * other.scale.number
+                scaled = scaled if abs(scaled) <= largest(other) else math.copysign(math.inf, scaled)
+                kept = Mask("keep", condition, mask.scale, scaled, piece=mask.piece)
                 rest = [kept if each is mask else each for each in rest if each is not other]
                 break
     return rest
 
 
-def _is_infinite(program: Program, mask: Mask) -> bool:
-    """Whether a mask is seen to make scores minus infinity."""
-    if mask.kind == "add":
-        known = cells_alone(program, mask.term.value)
-        if known is not None:
-            # what is no number stays none
-            return not all(math.isfinite(end) for end in known.ends())
-        low, high = bounds(program.graph, program.known, mask.term.value)
-        return low == -math.inf and high < math.inf
-    return mask.kind == "keep" and mask.fill == -math.inf
+def _is_infinite(program: Program, masks: Sequence[Mask]) -> bool:
+    """Whether masks are seen to make scores minus infinity, one alone or several where they meet."""
+    lows = [_lowest(program, mask) for mask in masks]
+    # what is no number stays none
+    return not sum(lows) >= -min(map(largest, masks), default=math.inf)
+
+
+def _lowest(program: Program, mask: Mask) -> float:
+    """The lowest number that a mask is seen to add or to put in a score's place, before it is scaled."""
+    sign = math.copysign(1.0, mask.scale.number)
+    if mask.kind == "keep":
+        return mask.fill / abs(mask.scale.number) if mask.scale.number else -math.inf
+    if mask.kind != "add":
+        return 0.0
+    known = cells_alone(program, mask.term.value)
+    # what a layer gives is a position's share of the scores; of an input nothing is known
+    ends = known.ends() if known else bounds(program.graph, program.known, mask.term.value, layers=(0.0, 0.0))
+    if known is None and ends == ANY:
+        return 0.0
+    return min(end * sign for end in ends)
 
 
 def _complement(program: Program, mask: Mask, kept: Term) -> float | None:

@@ -150,6 +150,8 @@ def _added(
     if hidden_rows.values:
         if hidden_rows.values == {-math.inf}:
             empty = "zero" if guarded else "nan"
+        elif not hidden_rows.lost and any(mask.kind == "floor" and mask.fill > max(sure, SURE) for mask, _ in steps):
+            return SEVERAL
         elif len(hidden_rows.values) == 1 and (hidden_rows.lowest <= sure or hidden_rows.lost):
             empty = "mean"
         elif hidden_rows.lost_high:
@@ -173,7 +175,7 @@ def _added(
         late = half or hidden_rows.lowest > SURE
         keep = smallest(sums.counts()) if late else None
         return Settled("additive", keep, smallest(sums.array), "mean" if late else None)
-    return Settled("additive", None, smallest(sums.lowered()), empty)
+    return Settled("additive", None, smallest(sums.lowered(frame.columns)), empty)
 
 
 class _Hidden:
@@ -234,11 +236,11 @@ class _Sums:
         """Which keys count."""
         return filled(self.array.shape, self._cut, lambda rows: self.array[index(self._cut, rows)] > VANISHES)
 
-    def lowered(self) -> NDArray[Any]:
-        """The sums, minus infinity where no weight is left."""
+    def lowered(self, columns: tuple[int, ...]) -> NDArray[Any]:
+        """The sums, minus infinity where no weight is left beside the highest one along the `columns`."""
         for rows in blocks(self.array.shape, self._cut):
             part = self.array[index(self._cut, rows)]
-            part[~(part > VANISHES)] = -math.inf
+            part[~(part > VANISHES + np.minimum(part.max(axis=columns, keepdims=True), 0))] = -math.inf
         return self.array
 
 
@@ -251,7 +253,8 @@ def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[
     for mask, cells in reversed(steps):
         if mask.kind == "floor":
             total = zero if total is None else total
-            low = total < mask.fill
+            # a score may lift a sum that is not far below
+            low = total < mask.fill + VANISHES
             total, lost = np.maximum(total, mask.fill), low if lost is None else lost | low
             continue
         assert cells is not None
@@ -261,8 +264,8 @@ def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[
         if mask.kind == "add":
             plain = part.astype(np.float64) if mask.scale.number == 1 else part.astype(np.float64) * mask.scale.number
             total = plain if total is None else total + plain
-            # two of the lowest numbers make minus infinity, before they are scaled
-            lowest = -largest(mask) * abs(mask.scale.number)
+            # two of the lowest numbers make minus infinity, before they are scaled, and so may one, scaled
+            lowest = -min(largest(mask) * abs(mask.scale.number), FLOAT32_MAX)
             if (total < lowest).any():
                 total = np.where(total < lowest, -math.inf, total)
         else:

@@ -31,7 +31,9 @@ def zeroed(
     steps = paired(program, masks)
     guarded = False
     for zero, at in zeros:
-        place = next((i for i, mask in enumerate(steps) if mask.kind == "keep" and _alike(program, mask, zero)), None)
+        place = next(
+            (i for i, mask in enumerate(steps) if mask.kind == "keep" and one_condition(program, mask, zero)), None
+        )
         if place is None:
             raise Miss(OTHER[zero.kind], at)
         others = [mask for i, mask in enumerate(steps) if i != place]
@@ -45,7 +47,8 @@ def zeroed(
     return tuple(steps), guarded
 
 
-def _alike(program: Program, left: Mask, right: Mask) -> bool:
+def one_condition(program: Program, left: Mask, right: Mask) -> bool:
+    """Whether two masks keep the same keys."""
     (one, inverted), (other, turned) = _condition(program, left), _condition(program, right)
     return inverted == turned and left.piece == right.piece and same(program, one, other)
 

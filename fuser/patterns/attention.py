@@ -8,7 +8,8 @@ from itertools import takewhile
 import mlx.core as mx
 
 from fuser.masks import meaning as masks
-from fuser.masks.mask import Scale, of_exponentials
+from fuser.masks.exponentials import of_exponentials, vanished
+from fuser.masks.mask import Scale
 from fuser.masks.paired import paired
 from fuser.masks.zeroed import zeroed
 from fuser.patterns import pieces as _pieces  # noqa: F401 (it registers what it reads)
@@ -38,9 +39,8 @@ def attention(program: Program, softmax: Softmax) -> Attention:
     keys = tuple(axis for place in softmax.axes for axis in dims[place])
     before: Scores | Miss
     after: list[Weighted] | Miss
-    keep = softmax.keep
-    met = (of_exponentials(program, keep, dims, softmax.node),) if keep is not None else ()
     try:
+        met = of_exponentials(program, softmax, dims)
         one, scale = None if softmax.sink is None else Sink(softmax.sink), Scale(softmax.rate)
         before = scores(Cursor(program, softmax.scores, dims, keys, scale, met, one, fixed=one is not None))
     except Miss as miss:
@@ -63,10 +63,9 @@ def attention(program: Program, softmax: Softmax) -> Attention:
         raise Miss(reason, before.products[0].value.node, attention=False)
     if len({(size_of(each.width), each.guarded, each.value.dtype, each.zeros) for each in after}) > 1:
         raise Miss("the weights are used with other values too, as a gradient uses them", after[1].output.node)
-    if after[0].zeros:
-        hidden, zeros = zeroed(program, before.masks, after[0].zeros)
-        before = replace(before, masks=hidden)
-        after = [replace(each, guarded=each.guarded or zeros) for each in after]
+    hidden, zeros = zeroed(program, before.masks, after[0].zeros)
+    before = replace(before, masks=vanished(program, softmax, hidden))
+    after = [replace(each, guarded=each.guarded or zeros) for each in after]
     column = before.sink.column if before.sink is not None else ()
     roles = roles_of(program, before.products, before.masks, after, dims, before.keys, column)
     if before.sink is not None and isinstance(before.sink.logit, Term):

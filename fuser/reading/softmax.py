@@ -12,7 +12,10 @@ import mlx.core as mx
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
 from fuser.reading.products import MAX, SUM, is_reduction
-from fuser.reading.program import IDENTITIES, Program, Term, is_float, seen_through
+from fuser.reading.program import IDENTITIES, PRODUCTS, Program, Term, is_float, seen_through
+
+# what may be done to weights before they meet the values
+STEPS = frozenset({"AsType", "Multiply", "Add", "Subtract", "Select", "Slice", *IDENTITIES})
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Softmax:
     """Whether its logarithm came first: in rows of numbers so low that these swallow it, the weights are ones."""
     open: bool = False
     """Whether the weights are exponentials that are not divided by their sum: no softmax, though made as one."""
+    own: bool | None = True
+    """Whether some exponential of every row is one: its largest score was taken off; None when that is not known."""
     rate: float = 1.0
     """What the scores are multiplied with first: the logarithm of the base, when it is another than e."""
 
@@ -50,12 +55,12 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
         if node.op == "Softmax":
             scores = program.graph.operands(node)[0]
             found.append(Softmax(node, scores, Value(node), (len(scores.shape) - 1,)))
-        elif node.op in ("Divide", "Multiply", "Exp"):
-            written = written_out(program, Value(node))
+        elif node.op in ("Divide", "Multiply", "Exp", "Power"):
+            written = written_out(program, Value(node)) if node.op != "Power" else None
             if written is not None:
                 closed |= program.graph.behind(node, written.scores.node) - {written.scores.node}
                 found.append(written)
-            elif node.op == "Exp" and program.of_activations(node):
+            elif _rate(program, Value(node)) and program.of_activations(node):
                 exponentials.append(node)
     counts = Counter(each.node for each in found)
     for softmax in found:
@@ -65,7 +70,7 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
             yield softmax
     for node in exponentials:
         if node not in closed and _meets_product(program, Value(node)):
-            scores = program.graph.operands(node)[0]
+            scores = program.graph.operands(node)[-1]
             yield Softmax(node, scores, Value(node), (len(scores.shape) - 1,), open=True)
 
 
@@ -75,13 +80,16 @@ def _is_step(program: Program, node: Node, closed: Set[Node]) -> bool:
 
 
 def _meets_product(program: Program, value: Value) -> bool:
-    """Whether a product of matrices reads `value`, perhaps scaled."""
-    for node, place in program.graph.users(value):
-        if node.op in ("Matmul", "AddMM"):
-            return True
-        through = (node.op in VIEWS and place == 0) or node.op in ("AsType", "Divide", "Multiply", *IDENTITIES)
-        if through and _meets_product(program, Value(node)):
-            return True
+    """Whether a product of matrices reads `value`, perhaps scaled, in part, or with more added to it."""
+    seen, stack = {value}, [value]
+    while stack:
+        for node, place in program.graph.users(stack.pop()):
+            if node.op in ("Matmul", "AddMM"):
+                return True
+            through = node.op in STEPS or (node.op in (*VIEWS, "Divide") and place == 0)
+            if through and Value(node) not in seen:
+                seen.add(Value(node))
+                stack.append(Value(node))
     return False
 
 
@@ -109,15 +117,16 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         if added is not None and sink is None:
             continue
         scores, rate = _unshifted(program, exponential, axes), _rate(program, exponential)
+        own = _holds_one(program, exponential, axes) or (None if _is_reduced(program, exponential) else False)
         anchor = exponential.node if exponential.node.op == "Softmax" else value.node
         if program.alike(power, source) and axes_of(total.dims) == axes_of(_reduced(dims, axes)):
             undefined = sink is not None and scores != program.operands(exponential)[-1]
             undefined = undefined and is_largest(program, program.operands(program.operands(exponential)[-1])[1])
-            return Softmax(anchor, scores, value, axes, None, sink, dims, keep, undefined, rate=rate)
+            return Softmax(anchor, scores, value, axes, None, sink, dims, keep, undefined, own=own, rate=rate)
         for weights in () if sink is not None else product_behind(program, numerator):
             weights = _bare(program, weights)
             if program.alike(weights, source):
-                return Softmax(anchor, scores, weights, axes, total.value, keep=keep, rate=rate)
+                return Softmax(anchor, scores, weights, axes, total.value, keep=keep, own=own, rate=rate)
     return None
 
 
@@ -169,10 +178,11 @@ def below(program: Program, other: Value, dims: Dims, op: str) -> tuple[Term, Te
     if term.value.node.op in ("Add", "Maximum"):
         for total, other in (operands, operands[::-1]):
             inner, number = seen_through(program, total, term.dims, casts=True), program.known.number(other)
-            if not _summed(program, inner.value):
+            summed = _summed(program, inner.value)
+            if not summed:
                 continue
             # beside one or more, a small number is nothing
-            if number is not None and 0 <= number < 2**-24 and _is_one_or_more(program, inner.value):
+            if number is not None and 0 <= number < 2**-24 and _holds_one(program, *summed):
                 return inner, None
             return (inner, Term(other, term.dims)) if term.value.node.op == "Add" else None
     return (term, None) if _summed(program, term.value) else None
@@ -191,12 +201,11 @@ def _reduced(dims: Dims, axes: tuple[int, ...]) -> Dims:
     return tuple(() if place in axes else dim for place, dim in enumerate(dims))
 
 
-def _is_one_or_more(program: Program, total: Value) -> bool:
-    """Whether a sum is of a softmax's weights, or of exponentials less their own maximum."""
-    power, axes = _summed(program, total) or (total, ())
-    scores = program.operands(power)[-1] if _rate(program, power) else power
+def _holds_one(program: Program, power: Value, axes: tuple[int, ...]) -> bool:
+    """Whether a sum is one or more: of a softmax's weights, or of exponentials less their own maximum."""
     if power.node.op == "Softmax":
         return axes == (len(power.shape) - 1,)
+    scores = program.operands(power)[-1] if _rate(program, power) else power
     if scores.node.op != "Subtract":
         return False
     left, right = program.operands(scores)
@@ -206,6 +215,18 @@ def _is_one_or_more(program: Program, total: Value) -> bool:
     if not largest or shift.dims != _reduced(dims, axes):
         return False
     return program.alike(uncast(program, program.operands(shift.value)[0]), uncast(program, left))
+
+
+def _is_reduced(program: Program, power: Value) -> bool:
+    """Whether something between the last product and the exponentials may be the largest of their scores."""
+    seen, stack = {power.node}, [power.node]
+    while stack:
+        for node in {each.node for each in program.graph.operands(stack.pop())} & program.fed - seen:
+            if node.op == "LogSumExp" or (node.op == "Reduce" and node.arguments[0] != SUM) or "Partition" in node.op:
+                return True
+            seen.add(node)
+            stack += [node] if node.op not in PRODUCTS else []
+    return False
 
 
 def _shift(program: Program, value: Value, dims: Dims) -> Term:
@@ -231,7 +252,10 @@ def _sink(program: Program, added: Term, power: Value, dims: Dims, axes: tuple[i
         operands, op = program.operands(logit.value), logit.value.node.op
         if op not in ("Negative", "Subtract"):
             return None
-        if _shift(program, operands[-1], logit.dims) != _shift(program, program.operands(scores)[1], dims):
+        both = (operands[-1], logit.dims), (program.operands(scores)[1], dims)
+        # a shift cancels in a gradient, too, where both of them have one
+        stopped = {seen_through(program, *each, casts=True).value.node.op == "StopGradient" for each in both}
+        if len(stopped) > 1 or len({_shift(program, *each) for each in both}) > 1:
             return None
         if op == "Negative":
             return 0.0

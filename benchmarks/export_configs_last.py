@@ -1,0 +1,91 @@
+"""The last of the table in `export_configs.py`: models of transformers that no table before it has."""
+
+from __future__ import annotations
+
+from export_configs_parts import ROPE
+from export_configs_rest import rest
+
+TEXTS = (
+    rest("axk1", "AXK1ForCausalLM", "decoder"),
+    rest("bailing_hybrid", "BailingHybridForCausalLM", "decoder"),
+    rest("cpmant", "CpmAntModel", "text"),
+    rest("kimi_linear", "KimiLinearForCausalLM", "decoder"),
+    rest("qwen4_exp_text", "Qwen4ExpForCausalLM", "decoder"),
+    rest("zamba", "ZambaForCausalLM", "decoder"),
+    rest("blt_global", "blt.BltGlobalTransformer", "text"),
+    rest("blt", "BltForCausalLM", "decoder"),
+    rest("jev", "jev.JevModel", "text"),
+    rest("dia_encoder", "dia.DiaEncoder", "text"),
+    rest("kosmos2_5_text", "kosmos2_5.Kosmos2_5TextForCausalLM", "decoder", layers=2),
+    rest("pix2struct_text", "Pix2StructTextModel", "decoder"),
+    rest("instructblipvideo_qformer", "instructblipvideo.InstructBlipVideoQFormerModel", "text"),
+    rest("sam3_lite_text_text", "sam3_lite_text.Sam3LiteTextTextModel", "text"),
+    rest("pp_doclayout_v2_order", "pp_doclayout_v2.PPDocLayoutV2ReadingOrder", "text"),
+    rest("vits", "VitsModel", "text"),
+    rest("fastspeech2_conformer", "FastSpeech2ConformerModel", "text"),
+    rest("kyutai_stt", "KyutaiSpeechToTextForConditionalGeneration", "decoder"),
+    rest("deepseek_vl_hybrid", "DeepseekVLHybridForConditionalGeneration", "decoder", note="text alone"),
+    rest("fast_vlm", "FastVlmForConditionalGeneration", "decoder", note="text alone"),
+    rest("florence2", "Florence2ForConditionalGeneration", "encdec", 6, note="text alone"),
+    rest("fun_asr_nano", "FunAsrNanoForConditionalGeneration", "decoder", note="text alone"),
+    rest("glm46v", "Glm46VForConditionalGeneration", "decoder", note="text alone", text_config=ROPE),
+    rest("got_ocr2", "GotOcr2ForConditionalGeneration", "decoder", note="text alone"),
+    rest("lighton_ocr", "LightOnOcrForConditionalGeneration", "decoder", note="text alone"),
+    rest("llava_next", "LlavaNextForConditionalGeneration", "decoder", note="text alone"),
+    rest("llava_onevision", "LlavaOnevisionForConditionalGeneration", "decoder", note="text alone"),
+    rest("minicpm_ocr", "MiniCPMOcrForConditionalGeneration", "decoder", note="text alone"),
+    rest("omniasr", "OmniASRForConditionalGeneration", "decoder", note="text alone"),
+    rest("perception_lm", "PerceptionLMForConditionalGeneration", "decoder", note="text alone"),
+    rest("qwen3_asr", "Qwen3ASRForConditionalGeneration", "decoder", note="text alone"),
+    rest("video_llava", "VideoLlavaForConditionalGeneration", "decoder", note="text alone"),
+    rest("vibevoice", "VibeVoiceForConditionalGeneration", "decoder", note="text alone"),
+    rest("instructblipvideo", "InstructBlipVideoForConditionalGeneration", "decoder", note="text alone"),
+    rest("pocket_tts", "PocketTTSModel", "text"),
+)
+
+VISIONS = (
+    rest("chmv2", "CHMv2ForDepthEstimation", "vision", outputs=("predicted_depth",)),
+    rest("dinat", "DinatModel", "vision"),
+    rest("edgetam_vision", "EdgeTamVisionModel", "vision"),
+    rest("eomt", "EomtForUniversalSegmentation", "vision", outputs=("class_queries_logits", "masks_queries_logits")),
+    rest("eomt_dinov3", "EomtDinov3ForUniversalSegmentation", "vision", outputs=("class_queries_logits",)),
+    rest("florence2_vision", "florence2.Florence2VisionBackbone", "vision"),
+    rest("got_ocr2_vision", "got_ocr2.GotOcr2VisionEncoder", "vision", note="relative positions"),
+    rest("instructblipvideo_vision", "instructblipvideo.InstructBlipVideoVisionModel", "vision"),
+    rest("lw_detr", "LwDetrForObjectDetection", "vision", outputs=("logits", "pred_boxes")),
+    rest("deimv2", "Deimv2ForObjectDetection", "vision", outputs=("logits", "pred_boxes")),
+    rest("pp_doclayout_v2", "PPDocLayoutV2ForObjectDetection", "vision", outputs=("logits", "pred_boxes")),
+    rest("pp_doclayout_v3", "PPDocLayoutV3ForObjectDetection", "vision", outputs=("logits", "pred_boxes")),
+    rest("pp_formulanet_vision", "pp_formulanet.PPFormulaNetVisionModel", "vision"),
+    rest("pp_ocrv5_server_rec", "pp_ocrv5_server_rec.PPOCRV5ServerRecForTextRecognition", "vision"),
+    rest("prompt_depth", "PromptDepthAnythingForDepthEstimation", "vision", outputs=("predicted_depth",)),
+    rest("sam2_vision", "Sam2VisionModel", "vision"),
+    rest("slanet", "slanet.SLANetForTableRecognition", "vision"),
+    rest("tipsv2_depth", "tipsv2_dpt.Tipsv2DptForDepthEstimation", "vision", outputs=("predicted_depth",)),
+    rest("vitmatte", "VitMatteForImageMatting", "vision", outputs=("alphas",)),
+    rest("depth_pro", "DepthProForDepthEstimation", "vision", outputs=("predicted_depth",)),
+    rest("pe_video", "pe_video.PeVideoEncoder", "vision"),
+    rest("efficientloftr", "EfficientLoFTRModel", "vision"),
+    rest("lightglue", "LightGlueForKeypointMatching", "vision"),
+    rest("minicpm_ocr_vision", "minicpm_ocr.MiniCPMOcrVisionModel", "vision"),
+    rest("layoutlmv2", "LayoutLMv2Model", "text"),
+)
+
+SOUNDS = (
+    rest("cohere_asr_decoder", "cohere_asr.CohereAsrDecoder", "text"),
+    rest("cohere_asr", "CohereAsrForConditionalGeneration", "mel"),
+    rest("fun_asr_nano_encoder", "fun_asr_nano.FunAsrNanoEncoder", "mel"),
+    rest("qwen3_asr_encoder", "qwen3_asr.Qwen3ASREncoder", "mel"),
+    rest("nemotron3_5_asr", "nemotron3_5_asr.Nemotron3_5AsrForRNNT", "mel"),
+    rest("mimi_encoder", "mimi.MimiEncoderModel", "mel"),
+    rest("mimi", "MimiModel", "mel"),
+    rest("encodec", "EncodecModel", "mel"),
+    rest("xcodec", "XcodecModel", "mel"),
+    rest("xcodec2", "Xcodec2Model", "mel"),
+    rest("neucodec", "NeuCodecModel", "mel"),
+    rest("higgs_audio_v2_tokenizer", "HiggsAudioV2TokenizerModel", "mel"),
+    rest("omniasr_audio", "omniasr.OmniASRAudioModel", "mel"),
+    rest("omniasr_ctc", "omniasr_ctc.OmniASRForCTC", "mel"),
+)
+
+RECIPES = (*TEXTS, *VISIONS, *SOUNDS)
