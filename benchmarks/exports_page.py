@@ -30,6 +30,9 @@ decoders without a past, with one, and merged, which are run on both branches). 
 are not counted. Of diffllama's softmaxes the dynamo exporter merges each two that are equal, so that the file holds
 half of those declared.
 
+Not in the table: configurations that reuse another model's classes, models whose code needs timm, natten, detectron2
+or torchaudio, models that torch's exporters could not write, and a few that nobody has made small yet.
+
 MLX {mlx}, fuser {fuser}. The commands:
 
 ```
