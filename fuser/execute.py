@@ -50,3 +50,9 @@ def runner(graph: Graph, steps: Mapping[Node, Rebuild] | None = None) -> Flat:
         return [values[slot] for slot in results]
 
     return run
+
+
+def compile_flat(run: Flat) -> Flat:
+    """`run` under `mx.compile`."""
+    listed: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
+    return lambda inputs: listed(*inputs)

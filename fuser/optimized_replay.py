@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from fuser.checkpoints import collapse
 from fuser.errors import TraceError
-from fuser.execute import Flat, runner
+from fuser.execute import Flat, compile_flat, runner
 from fuser.frontends.state import Held, random_state
 from fuser.frontends.trees import LEAF, unflatten
 from fuser.ir.graph import Graph, Value
@@ -54,7 +54,7 @@ class Replay:
         parts = segmented(trimmed, traced.arguments) if compiled and computed and sized else None
         # the types of arguments are part of the signature by which this is found
         flat = _checked(parts or runner(trimmed), self._types, traced.arguments)
-        self._flat: Flat = _compiled(flat) if compiled and computed and parts is None else flat
+        self._flat: Flat = compile_flat(flat) if compiled and computed and parts is None else flat
 
         self.single = self._flat if self._straight and traced.results == LEAF and not self._aside else None
         """The short way of a program that gives one array, and does nothing besides."""
@@ -126,11 +126,3 @@ def _checked(run: Flat, types: Sequence[TensorType], free: int) -> Flat:
 
 def _is_empty_somewhere(graph: Graph) -> bool:
     return any(0 in type.shape for node in graph.nodes for type in node.outputs)
-
-
-def _compiled(run: Flat) -> Flat:
-    def listed(*inputs: mx.array) -> list[mx.array]:
-        return run(inputs)
-
-    compiled: Callable[..., list[mx.array]] = mx.compile(listed)
-    return lambda inputs: compiled(*inputs)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from fuser.execute import Flat, runner
+from fuser.execute import Flat, compile_flat, runner
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
 from fuser.ir.ops import Rebuild
 from fuser.kernels import own
@@ -41,8 +41,8 @@ def segmented(graph: Graph, arguments: int | None = None) -> Flat | None:
         return None
     if backend() == "cpu":
         return _flat(graph, _segments(graph, steps))
-    stepped = _compiled(runner(graph, {node: _rebuild(step) for node, step in steps.items()}))
-    plain = _compiled(runner(graph))
+    stepped = compile_flat(runner(graph, {node: _rebuild(step) for node, step in steps.items()}))
+    plain = compile_flat(runner(graph))
 
     def run(inputs: Sequence[mx.array]) -> list[mx.array]:
         try:
@@ -57,11 +57,6 @@ def segmented(graph: Graph, arguments: int | None = None) -> Flat | None:
 
 def _rebuild(step: Step) -> Rebuild:
     return lambda arguments, x, types: step(x)
-
-
-def _compiled(run: Flat) -> Flat:
-    compiled: Callable[..., list[mx.array]] = mx.compile(lambda *inputs: run(inputs))
-    return lambda inputs: compiled(*inputs)
 
 
 def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], Step, list[Value]]]:
@@ -91,7 +86,7 @@ def _segments(graph: Graph, steps: dict[Node, Step]) -> list[tuple[list[Value], 
 def _piece(graph: Graph, nodes: Sequence[Node], given: list[Value]) -> tuple[list[Value], Step, list[Value]]:
     """The nodes as a graph of their own, compiled."""
     part, reads = graph.part(nodes, given)
-    return reads, _compiled(runner(part)), given
+    return reads, compile_flat(runner(part)), given
 
 
 def _flat(graph: Graph, pieces: list[tuple[list[Value], Step, list[Value]]]) -> Flat:

@@ -113,13 +113,13 @@ def takes(call: Call, banded: bool = False) -> bool:
     run on Accelerate, against which ours has not been measured.
     """
     where = backend()
-    if sys.platform == "darwin" or (where == "cuda" and cuda(call).kernel is not None and not banded):
-        return False
-    if banded and not (where == "cuda" and call.dtype in HALVES):
-        return False
-    if where == "cuda" and not banded and padding.padded(call) is not None:
-        return False
-    return unworthy(call, where, memory()) is None and refuses(call) is None
+    if banded:
+        wanted = where == "cuda" and call.dtype in HALVES
+    elif where == "cuda":
+        wanted = cuda(call).kernel is None and padding.padded(call) is None
+    else:
+        wanted = sys.platform != "darwin"
+    return wanted and unworthy(call, where, memory()) is None and refuses(call) is None
 
 
 def step(graph: Graph, node: Node) -> Step | None:

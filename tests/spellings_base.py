@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten
+
+from fuser.report import Region
 
 INF = math.inf
 FLOOR = float(np.finfo(np.float32).min)
@@ -194,6 +197,25 @@ def distance(got: list[np.ndarray[Any, Any]], want: list[np.ndarray[Any, Any]]) 
         if finite.any():
             worst = max(worst, float(np.abs(x - y)[finite].max()) / max(1.0, float(np.abs(y[finite]).max())))
     return worst
+
+
+def check_regions(spelling: Spelling, regions: Sequence[Region]) -> None:
+    """Each softmax is fused, into a call with the mask, scale and heads of the line."""
+    assert [(r.verdict, r.reason) for r in regions] == [("fused", None)] * spelling.count
+    query_heads, key_heads = spelling.heads
+    for region in regions:
+        assert region.mask in spelling.mask.split("|")
+        # without a number the scale is traced: q is multiplied by it, or by all of it that is not constant
+        assert spelling.scale is None or region.scale == pytest.approx(spelling.scale, rel=1e-3)
+        assert query_heads is None or region.query_heads == query_heads
+        assert key_heads is None or region.key_heads == key_heads
+
+
+def check_answer(spelling: Spelling, arguments: tuple[mx.array, ...], output: Any) -> None:
+    """The answer is as close to the reference as the program's own, or as rounding lets it be."""
+    want = truth(spelling.ref, arguments)
+    unfused = distance(numpy(spelling.fn(*arguments)), want)
+    assert distance(numpy(output), want) <= max(4 * unfused, epsilon((arguments, output)))
 
 
 def epsilon(tree: Any) -> float:

@@ -12,7 +12,7 @@ from fuser.frontends.onnx import load
 from fuser.model import Model
 from tests.onnx_spellings import Unwritten, written
 from tests.spellings import SPELLINGS
-from tests.spellings_base import Spelling, distance, epsilon, leaves, numpy, truth
+from tests.spellings_base import Spelling, check_answer, check_regions, leaves
 
 # what indexes, assigns, counts or stops gradients has no operator here that would stand for it alone
 UNWRITTEN = {
@@ -65,15 +65,5 @@ def test_the_graph_is_fused(spelling: Spelling) -> None:
     arguments = spelling.args()
     outputs = model(**{f"x{place}": array for place, array in enumerate(leaves(arguments))})
 
-    regions = model.report.regions
-    assert [(r.verdict, r.reason) for r in regions] == [("fused", None)] * spelling.count
-    query_heads, key_heads = spelling.heads
-    for region in regions:
-        assert region.mask in spelling.mask.split("|")
-        assert spelling.scale is None or region.scale == pytest.approx(spelling.scale, rel=1e-3)
-        assert query_heads is None or region.query_heads == query_heads
-        assert key_heads is None or region.key_heads == key_heads
-
-    want, got = truth(spelling.ref, arguments), list(outputs.values())
-    unfused = distance(numpy(spelling.fn(*arguments)), want)
-    assert distance(numpy(got), want) <= max(4 * unfused, epsilon((arguments, got)))
+    check_regions(spelling, model.report.regions)
+    check_answer(spelling, arguments, list(outputs.values()))
