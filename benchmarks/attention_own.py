@@ -45,7 +45,7 @@ def main() -> None:
 
         def cores(q: mx.array, k: mx.array, v: mx.array, case: Case = case) -> mx.array:
             ahead = 0 if case.causal else FAR
-            return flash_gpu.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead, cores=True)
+            return flash_gpu.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead, cores="mma")
 
         hand = None if case.softcap else case.by_hand
         half = cores if case.dtype in HALVES and backend() == "cuda" else None

@@ -26,6 +26,7 @@ class Recipe:
     attns: tuple[str, ...] = ("eager", "sdpa")
     half: bool = False  # weights and inputs in float16
     shrunk: bool = False  # the options go over the default configuration, made small by `export_tiny.py`
+    listed: tuple[str, ...] = ()  # inputs that the model takes as a list, one for each item of the first axis
     finite: bool = False  # masks are added as float32's smallest number, also to scaled_dot_product_attention
 
 

@@ -56,6 +56,7 @@ TEXTS = (
         inputs=TEXT | ACROSS,
         initializer_range=0.02,
         note="relative positions, unscaled",
+        finite=True,
     ),
     rest("pp_formulanet_text", "pp_formulanet.PPFormulaNetTextModel", "text", 4, inputs=TEXT | ACROSS),
     rest("cohere_asr_decoder", "cohere_asr.CohereAsrDecoder", "text", 4, inputs=TEXT | ACROSS, num_key_value_heads=4),

@@ -22,7 +22,9 @@ def rest(name: str, model: str, kind: str, truth: int = 2, note: str = "", **opt
     folder, _, cls = model.rpartition(".")
     path = f"transformers.models.{folder}.modeling_{folder}.{cls}" if folder else model
     inputs, out, sets = KINDS[kind]
-    changes = {key: options.pop(key) for key in ("inputs", "sets", "fixed", "part", "outputs") if key in options}
+    changes = {
+        key: options.pop(key) for key in ("inputs", "sets", "fixed", "part", "outputs", "finite") if key in options
+    }
     recipe = Recipe(name, path, truth, kind, inputs, tuple(out.split()), sets, options, note, shrunk=True)
     if kind in ("decoder", "encdec"):
         recipe = replace(recipe, fixed=NO_CACHE)
@@ -73,7 +75,7 @@ DECODERS = (
     rest("granitemoe_swa", "granitemoe_swa.GraniteMoeSWAForCausalLM", "decoder"),
     rest("inkling2", "Inkling2ForCausalLM", "decoder", 6, "sinks for each token, attention over the layers"),
     rest("inkling2_loop", "Inkling2LoopForCausalLM", "decoder", 6, "the same"),
-    rest("kosmos2_text", "kosmos2.Kosmos2TextForCausalLM", "decoder", layers=2),
+    rest("kosmos2_text", "kosmos2.Kosmos2TextForCausalLM", "decoder", layers=2, finite=True),
     rest("minimax_m3", "minimax_m3_vl.MiniMaxM3VLForCausalLM", "decoder"),
     rest("nemotron_h", "NemotronHForCausalLM", "decoder", 1, "state spaces, attention"),
     rest("phi4_multimodal", "Phi4MultimodalForCausalLM", "decoder"),

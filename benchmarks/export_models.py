@@ -47,7 +47,22 @@ from torch.onnx._internal.exporter._capture_strategies import CaptureStrategy, R
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-TABLES = ("", "_decoders", "_media", "_mixed", "_more", "_rest", "_parts", "_whole", "_vlm", "_last")
+TABLES = (
+    "",
+    "_decoders",
+    "_media",
+    "_mixed",
+    "_more",
+    "_rest",
+    "_parts",
+    "_whole",
+    "_vlm",
+    "_last",
+    "_diffusers",
+    "_vaes",
+    "_latents",
+    "_wide",
+)
 SINGLE: list[Recipe] = [r for t in TABLES for r in importlib.import_module(f"export_configs{t}").RECIPES]
 # ONNX Runtime adds in float32, where float16's smallest number swallows no score
 HALF = [replace(unmasked(r), name=f"{r.name}_fp16", half=True) for r in SINGLE if r.name in HALVED.split()]
@@ -120,6 +135,7 @@ class Wrapper(torch.nn.Module):
             given["past_key_values"] = EncoderDecoderCache(caches[0], across) if pair else caches[0]
         if self.recipe.family == "encdec_past":
             given["encoder_outputs"] = BaseModelOutput(last_hidden_state=given.pop("encoder_hidden_states"))
+        given |= {name: list(given[name].unbind()) for name in self.recipe.listed}
         target: Any = self.model
         for part in self.recipe.part.split(".") if self.recipe.part else []:
             target = getattr(target, part)
@@ -147,7 +163,8 @@ def _pick(result: Any, names: tuple[str, ...]) -> Iterator[torch.Tensor]:
             yield result
         else:
             found = getattr(result, name, None)
-            yield result[place] if found is None else found
+            found = result[place] if found is None else found
+            yield found[-1] if isinstance(found, list | tuple) else found
 
 
 # --- the export ---

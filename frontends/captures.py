@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from fuser.frontends.containers import items_of, values_of
 from fuser.frontends.trees import is_ours, is_small, names_of
-from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
+from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, filled, slots_of
 
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _EASY = (bool, int, float, str, type(None), mx.array)
@@ -55,7 +55,7 @@ def captures(fn: Any) -> list[Any]:
         elif isinstance(each, types.FunctionType):
             if is_mlx(each):
                 # a transformation of MLX: what it wraps is in its closure
-                held = [cell.cell_contents for cell in each.__closure__ or () if _filled(cell)]
+                held = [cell.cell_contents for cell in each.__closure__ or () if filled(cell)]
                 roots.update((id(value), value) for value in held if isinstance(value, nn.Module))
                 stack += [value for value in held if _is_function(value) or isinstance(value, nn.Module)]
             else:
@@ -151,7 +151,7 @@ def _is_owner(value: Any) -> bool:
 
 def _owners(fn: types.FunctionType) -> list[Any]:
     """The modules and classes that a function names."""
-    cells = [cell.cell_contents for cell in fn.__closure__ or () if _filled(cell)]
+    cells = [cell.cell_contents for cell in fn.__closure__ or () if filled(cell)]
     outer = fn.__globals__
     read = [outer[name] for name in names_of(fn.__code__) if name in outer]
     return [each for each in (*cells, *read, *_imported(fn.__code__, outer)) if _is_owner(each)]
@@ -191,17 +191,9 @@ def _is_function(value: Any) -> bool:
     return isinstance(value, kinds) or hasattr(type(value), "original")
 
 
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
 def _variables(fn: types.FunctionType) -> Variables:
     cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
-    kept = {name: cell for name, cell in cells.items() if not _filled(cell) or _matters(cell.cell_contents)}
+    kept = {name: cell for name, cell in cells.items() if not filled(cell) or _matters(cell.cell_contents)}
     outer = fn.__globals__
     names = dict.fromkeys(name for name in names_of(fn.__code__) if name in outer and _matters(outer[name]))
     return Variables(kept, outer, names)

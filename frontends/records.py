@@ -11,7 +11,7 @@ from fuser.errors import TraceError
 from fuser.frontends.marks import Mark
 from fuser.frontends.stand_ins import Token, piece_of
 from fuser.ir.graph import CHECKPOINT, Checkpoint, Graph, Value
-from fuser.ir.ops import OPAQUE, Piece
+from fuser.ir.ops import ENTRY, OPAQUE, Piece
 from fuser.ir.types import TensorType
 
 
@@ -90,7 +90,7 @@ def build(program: Program) -> tuple[Graph, list[int], bool]:
                 values[each.names[0]] = values[operands[1]]
                 continue
             op, operands, arguments = token.op, operands[1:2], token.arguments
-        elif token is not None and token.op == CHECKPOINT:
+        elif token is not None and token.op in (CHECKPOINT, ENTRY):
             raise TraceError(f"mx.checkpoint ({token.arguments[1]}) is inside of a gradient that is traced with it")
         elif op == "CustomKernel" and (number := piece_of(arguments[0])) is not None:
             op, arguments = OPAQUE, (program.pieces[number],)
@@ -104,16 +104,12 @@ def build(program: Program) -> tuple[Graph, list[int], bool]:
     graph.outputs = [values[name] for name in ends]
     for piece, operands, made_names in pieces:
         if piece.name == CHECKPOINT:
-            graph.checkpoints.append(_checkpoint(piece, [values[name] for name in operands], made_names, values))
+            number, place = piece.primitive or (0, "")
+            graph.checkpoints.append(Checkpoint(number, tuple(values[name] for name in made_names), place))
         elif piece.primitive is not None:
             _restore(graph, piece, [values[name] for name in operands], values[made_names[0]])
     graph.prune()
     return graph, mutated, draws
-
-
-def _checkpoint(piece: Mark, inputs: list[Value], outputs: list[str], values: dict[str, Value]) -> Checkpoint:
-    (place,) = piece.primitive or ("",)
-    return Checkpoint(tuple(inputs), tuple(values[name] for name in outputs), place)
 
 
 def _record(record: dict[str, Any]) -> Record:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,11 @@ import mlx.core as mx
 from fuser.errors import FuserError
 from fuser.frontends.captures import captures
 from fuser.frontends.lines import placed, user_place
-from fuser.frontends.marks import collect, handles, mark
+from fuser.frontends.marks import collect, mark
 from fuser.frontends.modules import arrays_of
 from fuser.frontends.state import Held
 from fuser.ir.graph import CHECKPOINT, KERNEL
-from fuser.ir.ops import Piece
+from fuser.ir.ops import CUSTOM, ENTRY, Piece
 
 # what no trace can hold, by the module of MLX that has it
 CARRIED: dict[str, tuple[str, ...]] = {
@@ -73,6 +74,7 @@ class StandIns:
         """Whether calls are carried that no trace can hold."""
         self.known: dict[int, Callable[..., Any]] = {}
         """What stands for a function of MLX, by the id of that."""
+        self._checkpoints = itertools.count()
 
     def choice(self, array: mx.array, op: str, *arguments: Any) -> mx.array:
         """`array`, marked as what the primitive `op` gives."""
@@ -115,13 +117,15 @@ class StandIns:
         """`function`, each call marked as one that is to be computed again for gradients."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            given, place = handles(arrays_of([args, kwargs])), user_place()
+            call = next(self._checkpoints), user_place()
+            # what the function is given has a name of its own: only that gets a gradient, and what is fused inside
+            # must not read what is behind it
+            args, kwargs = _mapped(lambda array: self.choice(array, ENTRY, *call), (args, kwargs))
             result = function(*args, **kwargs)
             arrays = list(arrays_of(result))
-            number = sum(token.op == CHECKPOINT for token in self.tokens)
             # under a gradient the choice does not stay one between an array and itself
-            made = iter([self.choice(array, CHECKPOINT, number, place) for array in arrays])
-            mark(CHECKPOINT, given, arrays, (place,))
+            made = iter([self.choice(array, CHECKPOINT, *call) for array in arrays])
+            mark(CHECKPOINT, (), arrays, call)
             return _mapped(lambda array: next(made), result)
 
         return called
@@ -263,7 +267,7 @@ def _carried(ours: StandIns) -> Iterator[Patch]:
         if _reads_arrays(self):
             # they would be those of today whenever the function is called again
             return custom(self, *args, **kwargs)
-        return ours.carried(functools.partial(custom, self), "mx.custom_function", *args, **kwargs)
+        return ours.carried(functools.partial(custom, self), CUSTOM, *args, **kwargs)
 
     yield mx.custom_function, "__call__", custom_called
 

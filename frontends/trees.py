@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from fuser.errors import TraceError
 from fuser.frontends.containers import item_of, items_of, put_item, values_of
-from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, slots_of
+from fuser.frontends.variables import Attributes, Defaults, Read, Slots, Variables, filled, slots_of
 
 
 class Spec(NamedTuple):
@@ -134,6 +135,11 @@ class Walk:
             return LEAF
         if kind in _ATOMS:
             return Spec(STATIC, (kind, "", tree))
+        if isinstance(tree, tuple):
+            children = [self.walk(child, store, key, (*path, i)) for i, child in enumerate(tuple.__iter__(tree))]
+            return Spec(kind, (), tuple(children))
+        if kind in _BARE:
+            return self._container(tree, kind)
         if kind is float:
             # 1, 1.0 and True are equal and hash alike, but make different programs; so do 0.0 and -0.0
             return Spec(STATIC, (kind, repr(tree), None))
@@ -143,16 +149,11 @@ class Walk:
             self._bytes -= tree.nbytes
             self.numpy.append((tree, numpy_spec(tree)))
             return self.numpy[-1][1]
-        if isinstance(tree, tuple):
-            children = tuple(self.walk(child, store, key, (*path, i)) for i, child in enumerate(tuple.__iter__(tree)))
-            return Spec(kind, (), children)
         if kind is types.MappingProxyType and self._lenient:  # a view of what may change
             return Spec(kind, (), tuple([self.walk(each) for each in gc.get_referents(tree)]))
         if kind is slice:
             return Spec(kind, (), tuple(self.walk(part) for part in (tree.start, tree.stop, tree.step)))
-        if kind in _BARE:
-            return self._container(tree, kind)
-        if isinstance(tree, _OPAQUE) or not (_all_in_sight(tree, kind) or slots_of(kind)):
+        if _is_leaf(tree, kind):
             return self._leaf(tree, kind)
         if isinstance(tree, dict | list):
             return self._container(tree, kind)
@@ -169,25 +170,27 @@ class Walk:
         self.index[id(tree)] = len(self.index)
         self.objects.append(tree)
         keys: tuple[Hashable, ...] = ()
-        items: list[tuple[Any, Any, Any]] = []
+        parts: list[tuple[Any, list[tuple[Any, Any]]]] = []
+        bare = kind in _BARE
         if isinstance(tree, list | dict | Variables):
             self.stores.append(tree)
-            items = [(tree, name, child) for name, child in items_of(tree)]
-            keys = () if isinstance(tree, list) else tuple([name for _, name, _ in items])
-        attributes: dict[str, Any] | None = None if kind in _BARE else getattr(tree, "__dict__", None)
-        slots = () if kind in _BARE else slots_of(kind)
+            parts.append((tree, items_of(tree)))
+            keys = () if isinstance(tree, list) else tuple([name for name, _ in parts[0][1]])
+        slots = () if bare else slots_of(kind)
         if slots:
             held = Slots(tree)
             self.stores.append(held)
+            parts.append((held, held.items()))
             keys += tuple(map(Attribute, held))
-            items += [(held, name, child) for name, child in held.items()]
+        attributes: dict[str, Any] | None = None if bare else getattr(tree, "__dict__", None)
         if attributes is not None:
             self.stores.append(attributes)
             # an optimized method that its object keeps is none of the program's affairs
-            named = {name: child for name, child in attributes.items() if not is_ours(type(child))}
-            keys += tuple(map(Attribute, named))
-            items += [(attributes, name, child) for name, child in named.items()]
-        return Spec(kind, keys, tuple([self.walk(child, store, key) for store, key, child in items]))
+            named = [(name, child) for name, child in attributes.items() if not is_ours(type(child))]
+            parts.append((attributes, named))
+            keys += tuple([Attribute(name) for name, _ in named])
+        children = [self.walk(child, store, key) for store, items in parts for key, child in items]
+        return Spec(kind, keys, tuple(children))
 
     def _leaf(self, tree: Any, kind: type) -> Spec:
         if isinstance(tree, set):
@@ -238,7 +241,7 @@ def _brought(function: Any, seen: set[int]) -> Iterator[Any]:
     seen.add(id(function))
     held: list[Any] = []
     if isinstance(function, types.FunctionType):
-        held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        held = [cell.cell_contents for cell in function.__closure__ or () if filled(cell)]
         held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         outer = function.__globals__
         held += [outer[name] for name in names_of(function.__code__) if name in outer]
@@ -286,12 +289,17 @@ def is_small(tree: Any) -> bool:
     return len(seen) <= FEW
 
 
-def _all_in_sight(tree: Any, kind: type) -> bool:
-    """Whether an object is no more than its attributes and, for a dictionary or list, its items."""
-    if not hasattr(tree, "__dict__"):
-        return False
-    plain = next((size for base, size in _SIZES if isinstance(tree, base)), 0)
-    return kind.__basicsize__ <= plain
+def _is_leaf(tree: Any, kind: type) -> bool:
+    """Whether an object is more, or something else, than its attributes and, for a dictionary or list, its items."""
+    found = _leaves.get(kind)
+    if found is None:
+        plain = next((size for base, size in _SIZES if isinstance(tree, base)), 0)
+        in_sight = (hasattr(tree, "__dict__") and kind.__basicsize__ <= plain) or slots_of(kind)
+        found = _leaves[kind] = isinstance(tree, _OPAQUE) or not in_sight
+    return found
+
+
+_leaves: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 def _is_record(kind: type) -> bool:
@@ -305,14 +313,6 @@ def _slotted(tree: Any) -> list[Any]:
     """What an object without a dictionary of attributes holds."""
     names = [name for each in type(tree).__mro__ for name in getattr(each, "__slots__", ())]
     return [getattr(tree, name) for name in names if not isinstance(tree, PurePath) and hasattr(tree, name)]
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _replaced(tree: Any, path: tuple[int, ...], array: mx.array) -> Any:

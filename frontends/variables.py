@@ -33,6 +33,19 @@ class Variables:
         """The values alone."""
         return [value for _, value in self.items()]
 
+    def places(self) -> list[tuple[Any, str, Any]] | None:
+        """Where each value is read: of which object, how that is written after it, and the value.
+
+        None where that does not tell all: a name without a value may get one.
+        """
+        if len(self.items()) < len(self._names):
+            return None
+        outer = self._place()
+        return [
+            (self._cells[name], ".cell_contents", value) if name in self._cells else (outer, f"[{name!r}]", value)
+            for name, value in self.items()
+        ]
+
     def look(self) -> Callable[[], Sequence[Any]] | None:
         """Another way to `values`, for every call of a program: in few steps, while names that have a value keep one.
 
@@ -108,6 +121,10 @@ class Read(Attributes):
         self._known = frozenset(vars(owner))
         self._unread = self._known.difference(names)
 
+    def places(self) -> list[tuple[Any, str, Any]] | None:
+        """None: there may be more attributes."""
+        return None
+
     def items(self) -> list[tuple[str, Any]]:
         """As `Variables.items`, and what has been added since."""
         return [(name, value) for name, value in vars(self._owner).items() if name not in self._unread]
@@ -141,6 +158,14 @@ class Defaults(Variables):
         self._function = function
         self._places = {name: place for place, name in enumerate(last)}
 
+    def places(self) -> list[tuple[Any, str, Any]] | None:
+        """As `Variables.places`."""
+        function = self._function
+        keyword = [
+            (function, f".__kwdefaults__[{name!r}]", each) for name, each in (function.__kwdefaults__ or {}).items()
+        ]
+        return [(function, ".__defaults__", function.__defaults__), *keyword]
+
     def look(self) -> Callable[[], Sequence[Any]] | None:
         """As `Variables.look`."""
         return self.values if self._names else None
@@ -169,6 +194,14 @@ class Slots(Variables):
         super().__init__({}, {}, slots_of(type(owner)))
         self._owner = owner
 
+    def places(self) -> list[tuple[Any, str, Any]] | None:
+        """As `Variables.places`."""
+        return (
+            [(self._owner, f".{name}", self[name]) for name in self._names]
+            if len(self.items()) == len(self._names)
+            else None
+        )
+
     def look(self) -> Callable[[], Sequence[Any]] | None:
         """As `Variables.look`."""
         return self.values if self._names else None
@@ -188,6 +221,15 @@ def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]
     if len(names) == 1:
         return lambda place: (place[names[0]],)
     return itemgetter(*names) if names else lambda place: ()
+
+
+def filled(cell: types.CellType) -> bool:
+    """Whether a variable of an outer function has a value."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def slots_of(kind: type) -> tuple[str, ...]:

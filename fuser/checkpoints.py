@@ -13,7 +13,7 @@ import mlx.core as mx
 from fuser.errors import TraceError
 from fuser.execute import runner
 from fuser.ir.graph import Checkpoint, Graph, Node, Value
-from fuser.ir.ops import OPAQUE, Piece
+from fuser.ir.ops import ENTRY, OPAQUE, Piece
 
 
 def check(graph: Graph) -> None:
@@ -34,25 +34,29 @@ def collapse(graph: Graph) -> None:
         if not given:
             continue
         body, reads = graph.part(inside, given)
+        entered = [_enters(value.node, each) for value in reads]
         # MLX gives no gradient to what the function of a checkpoint reads besides its arguments
-        fixed = [value not in each.inputs for value in reads]
-        piece = Piece("mx.checkpoint", each.place, _again(body, fixed))
-        call = graph.add(OPAQUE, reads, piece, outputs=[value.type for value in given])
+        piece = Piece("mx.checkpoint", each.place, _again(body, [not enters for enters in entered]))
+        operands = [
+            graph.operands(value.node)[0] if enters else value for value, enters in zip(reads, entered, strict=True)
+        ]
+        call = graph.add(OPAQUE, operands, piece, outputs=[value.type for value in given])
         for number, value in enumerate(given):
             graph.redirect(value, Value(call.node, number))
         graph.prune()
 
 
+def _enters(node: Node, each: Checkpoint) -> bool:
+    return node.op == ENTRY and node.arguments[0] == each.number
+
+
 def _inside(graph: Graph, each: Checkpoint) -> dict[Node, None]:
-    """The nodes on the ways from the inputs of a checkpoint to its outputs, in order."""
-    before = {value.node for value in each.inputs}
+    """The nodes on the ways from what enters a checkpoint to its outputs, in order."""
     after: set[Node] = set()
     order = graph.nodes
     reached: set[Node] = set()
     for node in order:
-        if node not in before and any(
-            operand in each.inputs or operand.node in reached for operand in graph.operands(node)
-        ):
+        if any(operand.node in reached or _enters(operand.node, each) for operand in graph.operands(node)):
             reached.add(node)
     stack = [value.node for value in each.outputs]
     while stack:

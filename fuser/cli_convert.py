@@ -76,7 +76,7 @@ def convert(
 def _to_onnx(model: str, out: Path, dims: Sequence[str], inputs: Path | None, opset: int | None, force: bool) -> None:
     path = Path(model)
     if path.suffix != ".onnx":
-        raise Problem(f"{model!r} is no .onnx file: only those are written as .onnx again")
+        raise Problem(f"{model!r} is no .onnx file: only those are written as .onnx; write a function as .mlxfn")
     if not path.is_file():
         raise Problem(f"no such file: {model!r}")
     if inputs is not None:

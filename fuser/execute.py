@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 
+from fuser.errors import TraceError
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
 from fuser.ir.ops import NOT_REBUILT, OPS, Rebuild, UnsupportedPrimitive
 
@@ -50,6 +51,22 @@ def runner(graph: Graph, steps: Mapping[Node, Rebuild] | None = None) -> Flat:
         return [values[slot] for slot in results]
 
     return run
+
+
+def checked(run: Flat, inputs: Sequence[Node], free: int = 0) -> Flat:
+    """`run`, which raises a `TraceError` where an array has not the type of its input; the first ones are `free`.
+
+    Inside of a compiled function it costs nothing: MLX calls that where it does not know the types yet.
+    """
+    held = [node.outputs[0] for node in inputs[free:]]
+
+    def looked_at(arrays: Sequence[mx.array]) -> list[mx.array]:
+        for array, type in zip(arrays[free:], held, strict=True):
+            if array.shape != type.shape or array.dtype != type.dtype:
+                raise TraceError(f"an array of the state became {array.dtype} {list(array.shape)} in place")
+        return run(arrays)
+
+    return looked_at if held else run
 
 
 def compile_flat(run: Flat) -> Flat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ import mlx.core as mx
 from fuser.fusion_sums import Found, groups, whole
 from fuser.ir.graph import KERNEL, Graph, Node
 from fuser.ir.known import Known
+from fuser.ir.ops import CUSTOM, OPAQUE
 from fuser.ir.pause import uncollected
 from fuser.kernels import own, sdpa
 from fuser.kernels.cost import When
@@ -90,12 +91,17 @@ def fuse_given(
     kept = {node for node in graph.nodes if node in entries and entries[node].verdict == "fused"}
     entries |= {node: replace(entries[node], bytes_saved=0, flops_saved=0) for node in kept}
     seconds = {"match": matched - start, "rewrite": time.perf_counter() - matched}
-    report = Report(
-        tuple(entries[node] for node in sorted(entries, key=order.__getitem__)), program, (), count, seconds
-    )
+    regions_in_order = tuple(entries[node] for node in sorted(entries, key=order.__getitem__))
+    report = Report(regions_in_order, program, _unseen(order), count, seconds)
     for decision in report.regions:
         log.info("%s", decision)
     return Fused(graph, report, relied)
+
+
+def _unseen(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """What the program computes where nobody can look: an attention may be in there."""
+    pieces = [str(node.arguments[0]) for node in nodes if node.op == OPAQUE and node.arguments[0].name == CUSTOM]
+    return tuple(f"{piece} has a gradient of its own and runs as it is: nothing inside is fused" for piece in pieces)
 
 
 def match(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from fuser.checkpoints import collapse
 from fuser.errors import TraceError
-from fuser.execute import Flat, compile_flat, runner
+from fuser.execute import Flat, checked, compile_flat, runner
 from fuser.frontends.state import Held, random_state
-from fuser.frontends.trees import LEAF, unflatten
+from fuser.frontends.trees import LEAF, Spec, unflatten
 from fuser.ir.graph import Graph, Value
-from fuser.ir.types import TensorType
 from fuser.kernels.admission import backend
 from fuser.optimized_calls import Call, Traced
 from fuser.segments import segmented
@@ -25,7 +24,6 @@ class Replay:
     def __init__(self, traced: Traced, graph: Graph, *, compiled: bool, sized: bool = True) -> None:
         self._traced = traced
         inputs = {Value(node): number for number, node in enumerate(graph.inputs)}
-        self._types = [node.outputs[0] for node in graph.inputs]
         self._aside = bool(traced.changes or traced.mutated or traced.draws)
         results, changes = traced.counts
         _refuse_reshaped(graph, traced, results + changes)
@@ -50,14 +48,19 @@ class Replay:
         collapse(trimmed)
         # MLX's compiled programs on CUDA end the process where an array has no elements
         compiled = compiled and not (backend() == "cuda" and _is_empty_somewhere(trimmed))
+        compiled = compiled and bool(computed)
         # with steps of our own kernels, between compiled pieces or inside
-        parts = segmented(trimmed, traced.arguments) if compiled and computed and sized else None
-        # the types of arguments are part of the signature by which this is found
-        flat = _checked(parts or runner(trimmed), self._types, traced.arguments)
-        self._flat: Flat = compile_flat(flat) if compiled and computed and parts is None else flat
-
-        self.single = self._flat if self._straight and traced.results == LEAF and not self._aside else None
-        """The short way of a program that gives one array, and does nothing besides."""
+        parts = segmented(trimmed, traced.arguments) if compiled and sized else None
+        flat = parts or checked(runner(trimmed), trimmed.inputs, 0 if sized else traced.arguments)
+        self._flat: Flat = compile_flat(flat) if compiled and parts is None else flat
+        self.direct: Callable[..., Any] | None = None
+        """The short way of a program that does nothing but make arrays, from the arrays; it looks at their types."""
+        if self._straight and sized and not self._aside:
+            if compiled and parts is None and _is_tree(traced.results):
+                # MLX builds the tree
+                self.direct = mx.compile(lambda *inputs: unflatten(traced.results, flat(inputs)))
+            elif traced.results == LEAF:
+                self.direct = lambda *inputs: flat(inputs)[0]
 
     @property
     def aside(self) -> bool:
@@ -111,17 +114,9 @@ def _refuse_reshaped(graph: Graph, traced: Traced, start: int) -> None:
             raise TraceError("the program gives an array another shape or dtype in place")
 
 
-def _checked(run: Flat, types: Sequence[TensorType], free: int) -> Flat:
-    """`run`, after a look at its inputs; the first ones are `free` to have other sizes than those of the trace."""
-
-    def checked(inputs: Sequence[mx.array]) -> list[mx.array]:
-        for array, type in zip(inputs[free:], held, strict=True):
-            if array.shape != type.shape or array.dtype != type.dtype:
-                raise TraceError(f"an array of the state became {array.dtype} {list(array.shape)} in place")
-        return run(inputs)
-
-    held = types[free:]
-    return checked if held else run
+def _is_tree(spec: Spec) -> bool:
+    """Whether MLX makes such a tree itself when it runs what it has compiled."""
+    return spec == LEAF or (spec.kind in (tuple, list, dict) and all(map(_is_tree, spec.children)))
 
 
 def _is_empty_somewhere(graph: Graph) -> bool:

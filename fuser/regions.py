@@ -145,7 +145,7 @@ class Attention:
     roles: Roles
     mask: Reading
     sink: Term | KnownSink | float | None
-    """A logit for each head that joins the softmax without a value."""
+    """A logit for each head, or for less, that joins the softmax without a value."""
     heads: tuple[int, int]
     """The numbers of query heads and of key heads in the program; the call may count windows among them."""
     dtype: mx.Dtype
@@ -161,6 +161,12 @@ class Attention:
         traced = any(product.scale.traced for product in self.products)
         number = self.products[0].scale.number * (self.cap.number if self.cap else 1.0)
         return None if traced else number
+
+    @property
+    def sinks_differ(self) -> bool:
+        """Whether the sink is more than a number for each head: it takes a key of its own, which the mask scores."""
+        heads = axes_of([self.roles.heads, self.roles.groups])
+        return isinstance(self.sink, Term | KnownSink) and not set(axes_of(self.sink.dims)) <= {*heads}
 
     @property
     def depth(self) -> int:

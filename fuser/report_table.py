@@ -56,7 +56,7 @@ def summary(report: Report) -> Text:
     text = Text(summary_of(report))
     if report.regions:
         colour = "yellow" if counts["refused"] else "green" if counts["fused"] else ""
-        text.stylize(f"bold {colour}".strip(), 0, min(map(len, re.split("[,;]", text.plain)[:1])))
+        text.stylize(f"bold {colour}".strip(), 0, min(map(len, re.split("[,;(]", text.plain)[:1])))
     return text
 
 

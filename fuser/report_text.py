@@ -63,11 +63,18 @@ def kernel_of(region: Region) -> str:
     return re.split(r":| \(", ", ".join(where_and_which))[0]
 
 
+def is_stepwise(region: Region) -> bool:
+    """Whether MLX computes the call step by step on this machine, so that it saves nothing here."""
+    return kernel_of(region).endswith("unfused")
+
+
 def cells(region: Region) -> tuple[str, ...]:
-    """A cell for each of `COLUMNS`."""
+    """A cell for each of `COLUMNS`; what only another machine would save is in parentheses."""
     saved = (amount(region.bytes_saved, "B"), amount(region.flops_saved, ""))
     memory, flops = (
-        f"-{text.strip()}" if count else ("-" if region.verdict == "fused" else "")
+        (f"(-{text.strip()})" if is_stepwise(region) else f"-{text.strip()}")
+        if count
+        else ("-" if region.verdict == "fused" else "")
         for text, count in zip(saved, (region.bytes_saved, region.flops_saved), strict=True)
     )
     return (
@@ -106,14 +113,19 @@ def summary_of(report: Report) -> str:
     parts = [f"{counts['fused']} of {plural('attention', total)} fused" if total else "no attention to fuse"]
     if counts["already fused"]:
         parts.append(f"{counts['already fused']} already fused in the program")
+    calls = [region for region in report.regions if region.verdict in ("fused", "already fused")]
+    saving = [region for region in calls if not is_stepwise(region)]
+    if len(saving) < len(calls):
+        which = f"{len(calls) - len(saving)} of them" if saving else "them" if len(calls) > 1 else "it"
+        parts[-1] += f" (on this machine MLX computes {which} step by step)"
     if counts["not attention"]:
         parts.append(plural("other softmax", counts["not attention"]))
     text = ", ".join(parts)
     saved = [
         f"{amount(count, unit)} less {verb}"
         for count, unit, verb in (
-            (sum(region.bytes_saved for region in report.regions), "B", "memory written in each run"),
-            (sum(region.flops_saved for region in report.regions), "FLOP", "computed"),
+            (sum(region.bytes_saved for region in saving), "B", "memory written in each run"),
+            (sum(region.flops_saved for region in saving), "FLOP", "computed"),
         )
         if count
     ]

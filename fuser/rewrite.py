@@ -17,7 +17,7 @@ from fuser.ir.ops_fast import FLASH
 from fuser.kernels.admission import Call
 from fuser.kernels.bands import FAR, Tilt
 from fuser.kernels.own import takes
-from fuser.layout import padded, relayout, taken
+from fuser.layout import padded, taken
 from fuser.masks.mask import SWALLOWS_HALF, Mask, Piece, Scale
 from fuser.reading.axes import Dim, Dims, axes_of, size_of
 from fuser.reading.operands import Operand
@@ -25,25 +25,23 @@ from fuser.reading.program import FLOATS, Program, Term
 from fuser.regions import Attention, KnownSink, Step, Taken, Weighted
 from fuser.rewrite_bands import Plan, plan, rows_seen, swallows
 from fuser.rewrite_constants import Constants, holds, raised
+from fuser.rewrite_nodes import Nodes
 
 # lower scores are raised to this: on Metal, float32's lowest number overflows when the kernel turns it to base 2
 LOWEST = -2e38
 LOWEST_HALF = -65504.0
 
 
-class Rewriter:
+class Rewriter(Nodes):
     """Rewrites regions of one graph; what several regions need (a mask in the kernel's layout) is made once.
 
     `ours` lets our own kernel be called.
     """
 
     def __init__(self, graph: Graph, ours: bool = False) -> None:
-        self._graph, self._ours, self._program = graph, ours, Program(graph, Known(graph))
+        super().__init__(graph)
+        self._ours, self._program = ours, Program(graph, Known(graph))
         self._plans: dict[Node, Plan | None] = {}
-        self._made: dict[tuple[object, ...], Value] = {}
-        # a region may read what another region gave before that was replaced
-        self._replaced: dict[Value, Value] = {}
-        self._arrays: dict[tuple[object, ...], Value] = {}
         self._constants = Constants(graph)
 
     def fuse(self, regions: Sequence[Attention]) -> list[Value]:
@@ -109,26 +107,30 @@ class Rewriter:
         scale = abs(region.products[0].scale.number) or 1.0
         for product in region.products:
             target = (roles.batch, roles.heads + roles.groups, rows, product.depth)
-            query = product.query
-            for term in product.scale.factors:
-                query = self._times(query, term, "Multiply")
-            for term in product.scale.divisors:
-                query = self._times(query, term, "Divide")
+            query, key = product.query, product.key
+            for op, terms in (("Multiply", product.scale.factors), ("Divide", product.scale.divisors)):
+                for term in terms:
+                    if term.axes.isdisjoint(columns):
+                        query = self._times(query, term, op)
+                    else:
+                        key = self._times(key, term, op)
             array = self._laid(query, region.dtype, target)
             queries.append(self._scaled(array, product.scale.number / scale))
             target = (roles.batch, roles.heads, columns, product.depth)
-            keys.append(self._laid(product.key, region.dtype, target))
+            keys.append(self._laid(key, region.dtype, target))
         value = self._value(region, weighted)
         operands = [self._silenced(region, self._joined(queries)), self._joined(keys), value]
-        sinks = self._sinks(region)
-        rest = [] if sinks is None else [sinks]
-        plan = self._planned(region, operands)
-        if plan is None and region.cap is None:
-            mask = self._mask(region)
-            operands += rest if mask is None else [mask, *rest]
-            return self._add(KERNEL, operands, scale, region.mask.kind == "causal", bool(rest), False, False)
+        sink = self._sink(region)
+        plan = None if region.sinks_differ else self._planned(region, operands)
         mask = self._mask(region) if plan is None else self._all_kept(region, plan)
+        causal = plan is None and region.mask.kind == "causal"
+        if region.sinks_differ and isinstance(sink, Term):
+            operands, mask, causal, sink = self._with_column(region, sink, operands, mask), None, False, None
+        sinks = self._sinks(region, sink)
+        rest = [] if sinks is None else [sinks]
         operands += [] if mask is None else [mask]
+        if plan is None and region.cap is None:
+            return self._add(KERNEL, [*operands, *rest], scale, causal, bool(rest), False, False)
         window, slopes = (FAR, FAR), ""
         if plan is not None:
             window, tilt = plan.window, plan.tilt
@@ -157,16 +159,35 @@ class Rewriter:
         roles = region.roles
         return self._laid(weighted.value, region.dtype, (roles.batch, roles.heads, roles.keys, weighted.width))
 
-    def _sinks(self, region: Attention) -> Value | None:
+    def _with_column(self, region: Attention, sink: Term, operands: Sequence[Value], mask: Value | None) -> list[Value]:
+        """The operands with one key and value of zeros more, whose score the mask adds: a sink of more than heads."""
+        q, *rest = operands
+        rows, columns = q.shape[2], rest[0].shape[2]
+        k, v = (self._memo("Pad", [each, self._number(0, each.dtype)], (2,), (0,), (1,)) for each in rest)
+        if region.mask.kind == "causal":
+            # places apart: an array of both would be as large as the mask
+            row, column = np.arange(rows, dtype=np.int32) + (columns - rows), np.arange(columns, dtype=np.int32)
+            shaped = column[None, None, None], row[None, None, :, None]
+            mask = self._memo("LessEqual", self._alike(*(self._constants.add(each, self._scope) for each in shaped)))
+        mask = mask or self._number(0, region.dtype)
+        if mask.dtype == mx.bool_:
+            shown, hidden = self._number(0, region.dtype), self._number(-math.inf, region.dtype)
+            mask = self._memo("Select", self._alike(mask, shown, hidden))
+        logits = self._cast(self._bounded(self._place(sink, region), region.dtype), region.dtype)
+        outer = np.broadcast_shapes(mask.shape[:3], logits.shape[:3])
+        parts = self._alike(mask, shape=(*outer, columns)) + self._alike(logits, shape=(*outer, 1))
+        return [q, k, v, self._memo("Concatenate", parts, 3)]
+
+    def _sinks(self, region: Attention, sink: Term | float | None) -> Value | None:
         heads = region.roles.heads + region.roles.groups
-        if isinstance(region.sink, Term):
-            return self._cast(self._lay(region.sink.value, region.sink.dims, (heads,), (True,)), region.dtype)
-        if isinstance(region.sink, KnownSink):
-            array = self._graph.add_constant(mx.array(region.sink.array.astype(np.float32)), scope=self._scope)
-            return self._cast(self._lay(array, region.sink.dims, (heads,), (True,)), region.dtype)
-        if region.sink is None:
-            return None
-        return self._memo("Broadcast", [self._number(region.sink, region.dtype)], (size_of(heads),))
+        if isinstance(sink, Term):
+            return self._cast(self._lay(sink.value, sink.dims, (heads,), (True,)), region.dtype)
+        return None if sink is None else self._memo("Broadcast", [self._number(sink, region.dtype)], (size_of(heads),))
+
+    def _sink(self, region: Attention) -> Term | float | None:
+        if not isinstance(region.sink, KnownSink):
+            return region.sink
+        return Term(self._constants.add(region.sink.array.astype(np.float32), self._scope), region.sink.dims)
 
     def _laid(self, operand: Operand, dtype: mx.Dtype, target: Dims) -> Value:
         if operand.parts:
@@ -174,17 +195,17 @@ class Rewriter:
         value = self._cast(self._now(operand.value), dtype)
         return self._lay(value, operand.dims, target, (True,) * len(target))
 
-    def _times(self, query: Operand, term: Term, op: str) -> Operand:
-        """The queries, multiplied with an array that varies with them."""
-        own = axes_of(query.dims)
+    def _times(self, operand: Operand, term: Term, op: str) -> Operand:
+        """Queries or keys, multiplied with an array that varies with them."""
+        own = axes_of(operand.dims)
         more = tuple((axis,) for axis in axes_of(term.dims) if axis not in own)
-        dims = (*more, *query.dims)
+        dims = (*more, *operand.dims)
         shape = tuple(size_of(dim) for dim in dims)
-        value = self._cast(self._now(query.value), query.dtype)
+        value = self._cast(self._now(operand.value), operand.dtype)
         value = self._add("Broadcast", [value], shape) if more else value
-        factor = self._lay(self._cast(self._now(term.value), query.dtype), term.dims, dims)
+        factor = self._lay(self._cast(self._now(term.value), operand.dtype), term.dims, dims)
         factor = self._add("Broadcast", [factor], shape) if factor.shape != shape else factor
-        return Operand(self._add(op, [value, factor]), dims, query.dtype)
+        return Operand(self._add(op, [value, factor]), dims, operand.dtype)
 
     def _joined(self, parts: list[Value], axis: int = 3) -> Value:
         return parts[0] if len(parts) == 1 else self._add("Concatenate", parts, axis)
@@ -275,14 +296,16 @@ class Rewriter:
         return self._memo("LogicalOr", self._alike(keep, self._memo("LogicalNot", [self._row(keep)])))
 
     def _silenced(self, region: Attention, queries: Value) -> Value:
-        """Zeros for queries in rows where float16's lowest numbers are added to every score, which swallows it.
+        """Zeros for queries in rows of which no score is left: each is replaced, or swallowed by what is added.
 
-        So the program has it, which adds in float16; the kernel adds in float32, where the score would decide.
+        So the program has it, which adds in float16, say; the kernel adds in float32, where the score would decide.
         """
-        steps = region.mask.steps if region.mask.kind == "additive" and region.dtype == mx.float16 else ()
-        if not any(swallows(self._program, mask, known) for mask, known in steps):
+        lost, steps = region.mask.lost, region.mask.steps if region.mask.kind == "additive" else ()
+        if region.dtype == mx.float16 and any(swallows(self._program, mask, known) for mask, known in steps):
+            lost = SWALLOWS_HALF
+        if lost is None:
             return queries
-        row = self._row(self._bias(region), SWALLOWS_HALF)
+        row = self._row(self._bias(region), lost)
         return self._add("Select", self._alike(row, queries, self._number(0, queries.dtype), shape=queries.shape))
 
     def _row(self, mask: Value, lowest: float = -math.inf) -> Value:
@@ -299,12 +322,12 @@ class Rewriter:
             return call
         if plan is not None:
             row = self._row_in_window(region, plan)
-        elif empty == "mean" or reading.kind == "boolean":
+        elif empty in ("mean", "sum") or reading.kind == "boolean":
             row = self._row(self._keep(region))
         else:
             row = self._row(self._bias(region))
-        if empty == "mean":
-            other = self._mean(region, weighted)
+        if empty in ("mean", "sum"):
+            other = self._uniform(region, weighted, 1 / size_of(region.roles.keys) if empty == "mean" else 1.0)
         else:
             other = self._number(math.nan if empty == "nan" else 0.0, call.dtype)
         return self._add("Select", self._alike(row, call, other, shape=call.shape))
@@ -319,23 +342,15 @@ class Rewriter:
         constant = partial(self._constants.add, scope=self._scope)
         return rows_seen(self._memo, constant, kept, plan.window, rows, columns)
 
-    def _mean(self, region: Attention, weighted: Weighted) -> Value:
-        """The mean of the values: what uniform weights give."""
+    def _uniform(self, region: Attention, weighted: Weighted, weight: float) -> Value:
+        """The values, each with the same weight: what a row of one number gives."""
         roles, width = region.roles, weighted.width
         total = self._memo("Reduce", [self._cast(self._value(region, weighted), mx.float32)], 2, (2,))
-        mean = self._cast(self._scaled(total, 1 / size_of(roles.keys)), region.dtype)
+        mean = self._cast(self._scaled(total, weight), region.dtype)
         target = (roles.batch, roles.heads + roles.groups, (), width)
         return self._lay(mean, (roles.batch, roles.heads, (), width), target, (False, bool(roles.groups), False, False))
 
-    # -- small things ----------------------------------------------------------------------------------------------
-
-    def _lay(self, value: Value, dims: Dims, target: Dims, full: Sequence[bool] = ()) -> Value:
-        return relayout(self._graph, self._now(value), dims, target, full, self._scope)
-
-    def _now(self, value: Value) -> Value:
-        while value in self._replaced:
-            value = self._replaced[value]
-        return value
+    # -- arrays over the scores ------------------------------------------------------------------------------------
 
     def _place(self, term: Term, region: Attention, piece: Piece | None = None, neutral: float = 0.0) -> Value:
         """`term` as the kernel has its scores; of a piece of the keys, `neutral` is what the others get."""
@@ -361,38 +376,6 @@ class Rewriter:
             dims = tuple((axis,) if size != 1 else () for axis, size in axes)
             self._arrays[key] = self._lay(value, dims, region.roles.cells)
         return self._arrays[key]
-
-    def _alike(self, *values: Value, shape: tuple[int, ...] | None = None) -> list[Value]:
-        """The values broadcast to one shape, as a trace has them."""
-        shape = shape or np.broadcast_shapes(*(value.shape for value in values))
-        return [v if v.shape == shape else self._memo("Broadcast", [v], shape) for v in values]
-
-    def _scaled(self, value: Value, number: float) -> Value:
-        return value if number == 1 else self._memo("Multiply", self._alike(value, self._number(number, value.dtype)))
-
-    def _promoted(self, left: Value, right: Value) -> tuple[Value, Value]:
-        """Both in one type: the program's own, if it is one, in which two of the lowest numbers make minus infinity."""
-        if left.dtype == right.dtype:
-            return left, right
-        return self._cast(left, mx.float32), self._cast(right, mx.float32)
-
-    def _cast(self, value: Value, dtype: mx.Dtype) -> Value:
-        return value if value.dtype == dtype else self._memo("AsType", [value], dtype)
-
-    def _number(self, number: float, dtype: mx.Dtype) -> Value:
-        key = ("number", repr(float(number)), dtype)
-        if key not in self._arrays:
-            self._arrays[key] = self._graph.add_constant(mx.array(number, dtype))
-        return self._arrays[key]
-
-    def _memo(self, op: str, operands: list[Value], *arguments: object) -> Value:
-        key = (op, tuple(operands), arguments)
-        if key not in self._made:
-            self._made[key] = self._add(op, operands, *arguments)
-        return self._made[key]
-
-    def _add(self, op: str, operands: list[Value], *arguments: object) -> Value:
-        return self._graph.add(op, operands, *arguments, scope=self._scope)
 
 
 def _along(target: Dims, column: Dim) -> Dims:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
 
+from fuser.ir.graph import Node
 from fuser.masks.cells import smallest, spread
 from fuser.masks.mask import Mask
 from fuser.masks.meaning import Reading, varying
@@ -84,6 +87,16 @@ def aligned(roles: Roles, mask: Reading) -> Roles:
 
     best = min(range(len(shared) + 1), key=lambda batch: (cost(batch), abs(batch - len(roles.batch))))
     return Roles(shared[:best], shared[best:], roles.groups, roles.queries, roles.keys)
+
+
+def with_sink(roles: Roles, logit: Term, at: Node) -> Roles:
+    """The roles beside a sink: what it tells apart are heads, and so is all that is inside of them."""
+    if not logit.axes.isdisjoint(roles.keys):
+        raise Miss("what is added to the sum of the exponentials varies along the keys: it is no sink", at)
+    if not logit.axes.isdisjoint(roles.queries):
+        return roles
+    batch = tuple(takewhile(lambda axis: axis not in logit.axes, roles.batch))
+    return replace(roles, batch=batch, heads=roles.batch[len(batch) :] + roles.heads)
 
 
 def sink_of(program: Program, logit: Term | float, axes: Dim) -> Term | KnownSink | float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from fuser.execute import Flat, compile_flat, runner
+from fuser.execute import Flat, checked, compile_flat, runner
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
 from fuser.ir.ops import Rebuild
 from fuser.kernels import own
@@ -34,15 +34,17 @@ class Segment:
 def segmented(graph: Graph, arguments: int | None = None) -> Flat | None:
     """`graph` as a function from its inputs to its outputs, compiled with its steps; None where it has none.
 
+    It raises `TraceError` for inputs of other types than those of the graph.
     The first inputs, so many as there are `arguments` (None: all), may be what a transformation of MLX traces with.
     """
     steps = {node: step for node in graph.nodes if (step := own.step(graph, node)) is not None}
     if not steps:
         return None
     if backend() == "cpu":
-        return _flat(graph, _segments(graph, steps))
-    stepped = compile_flat(runner(graph, {node: _rebuild(step) for node, step in steps.items()}))
-    plain = compile_flat(runner(graph))
+        return checked(_flat(graph, _segments(graph, steps)), graph.inputs)
+    rebuilt = {node: _rebuild(step) for node, step in steps.items()}
+    stepped = compile_flat(checked(runner(graph, rebuilt), graph.inputs))
+    plain = compile_flat(checked(runner(graph), graph.inputs))
 
     def run(inputs: Sequence[mx.array]) -> list[mx.array]:
         try:

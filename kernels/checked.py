@@ -24,6 +24,13 @@ ALLOWED = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2}
 QUERIES, KEYS = 19, 37
 
 
+def cores(dtype: mx.Dtype) -> flash_gpu.Cores:
+    """Which of CUDA's tensor cores compute a type: those of Hopper, or any GPU's; None where none do."""
+    if backend() != "cuda" or dtype not in HALVES:
+        return None
+    return "wgmma" if mx.device_info().get("compute_capability_major") == 9 else "mma"
+
+
 @functools.cache
 def failure(
     dtype: mx.Dtype, heads: tuple[int, int], mask: Array, sinks: bool, slopes: bool, capped: bool
@@ -48,9 +55,15 @@ def failure(
     windows: tuple[Window, ...] = ((FAR, FAR), (0, 5))
     for ahead, behind in windows:
         try:
-            cores = backend() == "cuda" and dtype in HALVES
             found = flash_gpu.attend(
-                *operands, scale=0.3, softcap=cap, ahead=ahead, behind=behind, folded=slopes, cores=cores, **given
+                *operands,
+                scale=0.3,
+                softcap=cap,
+                ahead=ahead,
+                behind=behind,
+                folded=slopes,
+                cores=cores(dtype),
+                **given,
             )
             mx.eval(found)
         except (RuntimeError, ValueError) as error:

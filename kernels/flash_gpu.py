@@ -11,11 +11,11 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 
-from fuser.kernels import flash_mma
+from fuser.kernels import flash_mma, flash_tiles, flash_wgmma
 from fuser.kernels.admission import backend
 from fuser.kernels.bands import FAR
 from fuser.kernels.flash_body import BODY
@@ -198,6 +198,7 @@ def source(where: str, mask: bool, sinks: bool, slopes: bool) -> str:
 
 
 Constants = tuple[tuple[str, int], ...]
+Cores = Literal["mma", "wgmma"] | None
 
 
 @functools.cache
@@ -206,17 +207,23 @@ def kernel(
 ) -> Callable[..., Any]:
     """MLX's custom kernel for a choice of arrays: `types` are those of mask, sinks and slopes, where they are there.
 
-    `where` is a backend, or "cores" for CUDA's tensor cores: "parts" where it gives the sums of parts, and "merge" for
-    what adds those up.
+    `where` is a backend, or "cores" for CUDA's tensor cores ("groups" for those of Hopper): "parts" where it gives the
+    sums of parts, and "merge" for what adds those up.
     """
     outputs = ["given", "marks"] if where == "parts" else ["given"]
+    more: dict[str, Any] = {}
     names = ["in_q", "in_k", "in_v", "sizes", "numbers"]
     names += [name for name, there in (("in_mask", mask), ("in_sinks", sinks), ("in_slopes", slopes)) if there]
     header = METAL if where == "metal" else CUDA if where == "cuda" else flash_mma.HEADER
     if where == "merge":
-        names, text = ["parts", "marks", "sizes", "numbers"], flash_mma.MERGE
+        names, text = ["parts", "marks", "sizes", "numbers"], flash_tiles.MERGE
     elif where in ("cores", "parts"):
-        text = flash_mma.source(mask, sinks, slopes, where == "cores")
+        text = flash_tiles.completed(flash_mma.BODY, mask, sinks, slopes, where == "cores")
+    elif where == "groups":
+        known = dict(constants)
+        header = flash_wgmma.header(known["DV"], known["TILE"], bool(known["BRAIN"]))
+        text = flash_tiles.completed(flash_wgmma.BODY, mask, sinks, slopes, True)
+        more["shared_memory"] = flash_wgmma.room(known["D"], known["DV"], known["TILE"])
     else:
         text = source(where, mask > 0, sinks, slopes)
     # as template arguments they would cost every call of it
@@ -231,7 +238,8 @@ def kernel(
         source=text,
         header=header,
         # what runs on tensor cores reads arrays as they lie
-        ensure_row_contiguous=where not in ("cores", "parts"),
+        ensure_row_contiguous=where not in ("cores", "parts", "groups"),
+        **more,
     )
     return made
 
@@ -251,11 +259,11 @@ def attend(
     behind: int = FAR,
     fill: float = -math.inf,
     empty: float = 0.0,
-    cores: bool = False,
+    cores: Cores = None,
 ) -> mx.array:
     """As `fuser.kernels.host.attend`, on the GPU, for float32, float16 and bfloat16 arrays of one type.
 
-    `cores` asks for CUDA's tensor cores, for half types.
+    `cores` asks for CUDA's tensor cores, for half types: "mma" for any GPU's, "wgmma" for Hopper's.
     """
     if cores and mask is not None and mask.ndim < 4:
         mask = mask[(None,) * (4 - mask.ndim)]
@@ -264,7 +272,7 @@ def attend(
         q.dtype,
         mask.shape if mask is not None else None,
         tuple([None if array is None else array.dtype for array in (mask, sinks, slopes)]),
-        (folded, softcap > 0, cores),
+        (folded, softcap > 0, scale > 0, cores),
         (ahead, behind),
     )
     numbers = _constants((scale, softcap, fill, empty), mx.float32)
@@ -289,15 +297,15 @@ def plan(
     dtype: mx.Dtype,
     mask: tuple[int, ...] | None,
     types: tuple[mx.Dtype | None, mx.Dtype | None, mx.Dtype | None],
-    features: tuple[bool, bool, bool],
+    features: tuple[bool, bool, bool, Cores],
     window: tuple[int, int],
 ) -> Plan:
     """The calls for q, k, v and a mask of these shapes; `types` are those of mask, sinks and slopes.
 
-    The `features` are folded, capped, cores.
+    The `features` are folded, capped, whether the scale is positive, cores.
     """
     (batch, heads, queries, depth), (_, shared, keys, _), (_, _, _, width) = shapes
-    (_, sinks, slopes), (folded, capped, cores) = types, features
+    (_, sinks, slopes), (folded, capped, positive, cores) = types, features
     groups = heads // shared
     steps, kind = [0] * 5, 0
     if mask is not None:
@@ -312,21 +320,32 @@ def plan(
     constants: list[tuple[str, int]] = [("D", depth), ("DV", width)]
     constants += [("HAS_SLOPES", slopes is not None), ("HAS_CAP", capped)]
     splits = 1
+    last_first = False
     if cores:
         where, rows, threads = "cores", 16 * flash_mma.WARPS, 32 * flash_mma.WARPS
         tile = flash_mma.tile(depth, width)
         splits = flash_mma.splits(-(-groups * queries // rows) * batch * shared, keys, tile)
         where = "parts" if splits > 1 else where
-        constants += [("WARPS", flash_mma.WARPS), ("TILE", tile), ("BRAIN", dtype == mx.bfloat16), ("SPLITS", splits)]
+        if cores == "wgmma" and splits == 1:
+            where, rows, threads = "groups", 16 * flash_wgmma.WARPS, 32 * flash_wgmma.WARPS
+            tile = flash_wgmma.tile(depth, width)
+        # what sees no key ahead has more work for later rows
+        last_first = window[0] == 0 and -(-groups * queries // rows) < 1 << 16
+        constants += [("WARPS", threads // 32), ("TILE", tile), ("BRAIN", dtype == mx.bfloat16), ("SPLITS", splits)]
+        direct = positive and not (kind or sinks is not None or slopes is not None or capped)
+        constants += [("DIRECT", direct), ("LAST_FIRST", last_first)]
     else:
         parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
         where, rows, threads = backend(), THREADS // parts, THREADS
         constants += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks is not None)]
+    blocks = -(-groups * queries // rows)
     given = tuple(type for type in types if type is not None)
     out = (batch, heads, queries, width)
     options: dict[str, Any] = {
         "template": [("T", dtype)],
-        "grid": (-(-groups * queries // rows) * threads, batch * shared, splits),
+        "grid": (blocks * threads, batch * shared, splits)
+        if not last_first
+        else (batch * shared * threads, blocks, splits),
         "threadgroup": (threads, 1, 1),
         "output_shapes": [out] if splits == 1 else [(splits, *out), (splits, *out[:3], 2)],
         "output_dtypes": [dtype] if splits == 1 else [mx.float32, mx.float32],

@@ -225,7 +225,7 @@ def attend(
         name: array for name, array in (("mask", mask), ("sinks", sinks), ("slopes", slopes)) if array is not None
     }
     if backend() != "cpu":
-        return flash_gpu.attend(q, k, v, **given, **scalars, cores=backend() == "cuda" and q.dtype in HALVES)
+        return flash_gpu.attend(q, k, v, **given, **scalars, cores=checked.cores(q.dtype))
     dtype = q.dtype
     arrays = [x if x.dtype in (mx.float32, mx.bool_) else x.astype(mx.float32) for x in (q, k, v, *given.values())]
     try:

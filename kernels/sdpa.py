@@ -33,7 +33,7 @@ def refuses(region: Attention, ours: bool = False, when: When = "always") -> str
 def called(region: Attention) -> Call:
     """The call that `region` becomes."""
     roles = region.roles
-    outer, rows, columns = size_of(roles.batch), size_of(roles.queries), size_of(roles.keys)
+    outer, rows, columns = size_of(roles.batch), size_of(roles.queries), size_of(roles.keys) + region.sinks_differ
     width = size_of(region.products_with_values[0].width)
     q, k, v = (
         TensorType((outer, heads, length, size), region.dtype)
@@ -43,6 +43,8 @@ def called(region: Attention) -> Call:
             (roles.key_heads, columns, width),
         )
     )
+    if region.sinks_differ:
+        return Call(q, k, v, "additive", False)
     return Call(q, k, v, region.mask.kind, region.sink is not None)
 
 

@@ -327,7 +327,7 @@ CASES = [
         KEPT,
         "any",
     ),
-    Case("less its LogSumExp, where -1e9", where(LOWEST, less_logarithm), KEPT, "any"),
+    Case("less its LogSumExp, where -1e9", where(LOWEST, less_logarithm), KEPT, "any", fuses=True),
     Case("less its LogSumExp, where -inf", where(-INF, less_logarithm), KEPT, "nan", fuses=True),
     Case("one more below, less the largest, where -inf", where(-INF, one_more), KEPT, "nan", fuses=True),
     Case("one more below, less the largest, where -1e9", where(LOWEST, one_more), KEPT, "zero", fuses=True),

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from fuser.kernels import flash_gpu, flash_mma, host
+from fuser.kernels import flash_gpu, flash_mma, flash_tiles, flash_wgmma, host
 
 FIBERS = r"""
 #include <cmath>
@@ -29,7 +29,7 @@ FIBERS = r"""
 #include <vector>
 
 static struct { int x, y, z; } worker_at, group_at;
-static const int MOST = 128;
+static const int MOST = 256;
 static ucontext_t lanes[MOST], home;
 static float slots[2][MOST];
 static int exchanges[MOST], here, count;
@@ -124,14 +124,71 @@ static inline void loaded(unsigned *b, const void *row, bool turned) {
 }
 static inline void four(unsigned *b, const void *row) { loaded(b, row, false); }
 static inline void four_turned(unsigned *b, const void *row) { loaded(b, row, true); }
+template <int BYTES>
 static inline void fetch(void *to, const void *from, bool there) {
-    if ((size_t)to % 16 || (size_t)from % 16)
+    if ((size_t)to % BYTES || (there && (size_t)from % BYTES))
         std::abort();
-    there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16);
+    there ? std::memcpy(to, from, BYTES) : std::memset(to, 0, BYTES);
 }
 #define FETCHED
-#define POWER_OF_2(x) std::exp2(x)
+static inline float power_of_2(float x) { return std::exp2(x); }
+template <typename T, bool BRAIN>
+static unsigned rounded(float first, float second) {
+    const T two[2] = {T(first), T(second)};
+    unsigned both;
+    std::memcpy(&both, two, sizeof both);
+    return both;
+}
 #define DIVIDED(x, y) ((x) / (y))
+"""
+# a warpgroup's product of 64 x 16 numbers and 16 x N in shared memory, where the figures of wgmma in the PTX manual
+# have them: rows of 128 bytes whose chunks of sixteen change places with the row
+GROUPS = r"""
+#define ROOM(bytes) alignas(1024) static char room[bytes]; whole_room = room
+static char *whole_room;
+#define NEAR(pointer) unsigned((const char *)(pointer) - whole_room)
+#define SETTLED
+#define PREPARED
+#define STARTED exchanged(0, 0)
+#define ALL_BUT(count)
+template <int COUNT> static void held(float (*)[4]) {}
+static bool __any_sync(unsigned, bool x) {
+    float y = x;
+    for (int step = 1; step < 32; step *= 2)
+        y = std::fmax(y, exchanged(y, step));
+    return y > 0;
+}
+static uint32_t weights[MOST][4];
+static float near_half(unsigned at) {
+    uint16_t bits;
+    std::memcpy(&bits, whole_room + (at ^ (at >> 7 & 7) << 4), 2);
+    return half_at(bits, 0);
+}
+static unsigned field(unsigned long long descriptor, int from) { return unsigned(descriptor >> from & 0x3fff) << 4; }
+template <int N, typename A>
+static void group_product(float *c, A a, unsigned long long b, int add, bool turned) {
+    if (field(b, 32) != 1024 || b >> 62 != 1)
+        std::abort();
+    const int lane = here % 32, top = here % 128 / 32 * 16 + lane / 4;
+    for (int e = 0; e < N / 2; e++) {
+        const int row = top + e % 4 / 2 * 8, column = e / 4 * 8 + lane % 4 * 2 + e % 2;
+        float x = add ? c[e] : 0.0f;
+        for (int k = 0; k < 16; k++) {
+            const unsigned straight = column / 8 * 1024 + column % 8 * 128 + k * 2;
+            const unsigned across = column / 64 * field(b, 16) + k / 8 * 1024 + k % 8 * 128 + column % 64 * 2;
+            x += a(row, k) * near_half(field(b, 0) + (turned ? across : straight));
+        }
+        c[e] = x;
+    }
+}
+#define score_product(c, a, b, add)                                                                            \
+    group_product<TILE>(c, [from = field(a, 0)](int row, int k) {                                              \
+        return near_half(from + row / 8 * 1024 + row % 8 * 128 + k * 2); }, b, add, false)
+#define value_product(c, a, b, add)                                                                            \
+    (std::memcpy(weights[here], a, 16), exchanged(0, 0),                                                       \
+        group_product<COLUMNS * 8>(c, [warp = here / 128 * 128](int row, int k) {                              \
+            const uint32_t *of = weights[warp + row / 16 * 32 + row % 8 * 4 + k % 8 / 2];                      \
+            return half_at(of[row % 16 / 8 + k / 8 * 2], k % 2); }, b, add, true), (void)exchanged(0, 0))
 """
 HEADERS = {
     "metal": flash_gpu.METAL.replace("#include <metal_stdlib>", ""),
@@ -167,8 +224,8 @@ def kernel(where: str, folder: Path, layout: str = "dense") -> Callable[..., Cal
     def made(
         asked: str, mask: int, sinks: bool, slopes: bool, types: Sequence[mx.Dtype], constants: Constants
     ) -> Callable[..., Any]:
-        text = asked if asked in ("parts", "merge") else where
-        order = layout if text in ("cores", "parts") else "dense"
+        text = asked if asked in ("parts", "merge", "groups") else where
+        order = layout if text in ("cores", "parts", "groups") else "dense"
         return _launcher(text, (mask, sinks, slopes), dict(constants), folder, order)
 
     return made
@@ -221,9 +278,11 @@ def source(where: str, given: tuple[int, bool, bool], types: Sequence[str], temp
     outputs = ["given"]
     half = NAMES[template["T"]]
     if where == "merge":
-        names, body = ["parts", "marks", "sizes", "numbers"], flash_mma.MERGE
+        names, body = ["parts", "marks", "sizes", "numbers"], flash_tiles.MERGE
+    elif where == "groups":
+        body = flash_tiles.completed(flash_wgmma.BODY, *given, True)
     elif where in ("cores", "parts"):
-        body = flash_mma.source(*given, where == "cores")
+        body = flash_tiles.completed(flash_mma.BODY, *given, where == "cores")
         outputs += ["marks"] if where == "parts" else []
     else:
         body = flash_gpu.source(where, bool(given[0]), *given[1:])
@@ -250,7 +309,8 @@ def source(where: str, given: tuple[int, bool, bool], types: Sequence[str], temp
         FIBERS,
         SHIMS["metal" if where == "metal" else "cuda"],
         "" if where in HEADERS else CORES,
-        HEADERS.get(where, flash_mma.HEADER),
+        GROUPS if where == "groups" else "",
+        flash_wgmma.HEADER if where == "groups" else HEADERS.get(where, flash_mma.HEADER),
         f"typedef {half} T;",
         *constants,
         "static void **pointers;",

@@ -149,7 +149,7 @@ ADDED = [
 ]
 SUMS = [
     N("sums: a sink without the shift", unshifted_sink, "own sum", args(Q, K, K, (4, 1, 1))),
-    N("sums: a sink less what varies along the keys", shifted_sink, "heads", args(Q, K, K, (4, 1, 1))),
+    N("sums: a sink less what varies along the keys", shifted_sink, "along the keys", args(Q, K, K, (4, 1, 1))),
     N(
         "sums: a number above the line",
         lambda q, k, v: (lambda e: ((e + 0.5) / e.sum(-1, keepdims=True)) @ v)(mx.exp(scores(q, k))),

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from tests.negatives_base import ROOT, E, N, O, scores, weights
 from tests.spellings_base import INF, LOWEST, QKV, K, Q, T, args, attend, bias, causal, const, keep, sm
+from tests.spellings_blocks import flash
 
 CUBE = args((4, 4, 4, 4), (4, 4, 4, 4), (4, 4, 4, 4))
 ADD = args(Q, K, K, bias(2, 1, 5, 7))
@@ -28,22 +29,41 @@ def linear_attention(q, k, v):
     return sm(q) @ (T(mx.softmax(k, axis=-2)) @ v)
 
 
-def online(q, k, v):
-    """A softmax in two pieces, each less its own maximum."""
-    parts = []
-    for keys, values in ((k[:, :, :4], v[:, :, :4]), (k[:, :, 4:], v[:, :, 4:])):
-        x = scores(q, keys)
-        top = x.max(-1, keepdims=True)
-        e = mx.exp(x - top)
-        parts.append((e @ values, e.sum(-1, keepdims=True), top))
-    (a, s, m), (b, t, n) = parts
-    top = mx.maximum(m, n)
-    left, right = mx.exp(m - top), mx.exp(n - top)
-    return (a * left + b * right) / (s * left + t * right)
+def in_two(q, k, v, weights=None, axis=-1):
+    """A softmax over two blocks of the keys, each less its own maximum, or (with `weights`) both less the same."""
+    x = [scores(q, keys) for keys in (k[:, :, :4], k[:, :, 4:])]
+    most = [part.max(axis, keepdims=True) for part in x]
+    most = [mx.maximum(*most)] * 2 if weights else most
+    e = [mx.exp(part - top) for part, top in zip(x, most, strict=True)]
+    left, right = (part.sum(-1, keepdims=True) * n for part, n in zip(e, weights or (1, 1), strict=True))
+    return (e[0] @ v[:, :, :4] + e[1] @ v[:, :, 4:]) / (left + right)
 
 
 CHANGED = [
-    N("an online softmax", online, "division by their own sum", like=None),
+    N("blocks each less its own maximum", in_two, "division by their own sum"),
+    N(
+        "a block that counts twice in the sum",
+        lambda q, k, v: in_two(q, k, v, weights=(1, 2)),
+        "division by their own sum",
+    ),
+    N(
+        "blocks less the largest of each key",
+        lambda q, k, v: in_two(q, k, v, axis=-2),
+        "division by their own sum|no shift|hidden",
+    ),
+    N(
+        "a first block that is hidden with -inf",
+        lambda q, k, v: flash(q, k, v, mask=lambda x, keys: mx.where(mx.arange(7)[keys] > 2, x, -INF)),
+        "hidden wholly",
+        like=lambda q, k, v: attend(q, k, v, ROOT, (mx.arange(7) > 2)[None]),
+    ),
+    N(
+        "blocks hidden with -inf by an input",
+        lambda q, k, v, m: flash(q, k, v, mask=lambda x, keys: mx.where(m[..., keys], x, -INF)),
+        "hidden wholly",
+        args(Q, K, K, lambda rng: mx.arange(7) > 2),
+        like=lambda q, k, v, m: attend(q, k, v, ROOT, m[None]),
+    ),
     through(lambda x, m: cap(x + m), name="softcap after a mask", words="tanh|softcap|cap", make=ADD),
     through(lambda x: cap(cap(x), 1.5), name="two softcaps", words="tanh|softcap|cap"),
     through(mx.sigmoid, name="sigmoid", words="sigmoid"),
@@ -62,16 +82,16 @@ CHANGED = [
     through(lambda x: mx.sort(x, axis=-1), name="sorted", words="sort"),
     through(lambda x: mx.cumsum(x, axis=-1), name="running sum", words="cumsum|scan"),
     through(
-        lambda x, w: x * w,
-        name="temperature for each key",
-        words="vector|scale|key|multipl",
-        make=args(Q, K, K, bias(7)),
+        lambda x, w: x / w,
+        name="divided for each score",
+        words="vector|scale|key|divi",
+        make=args(Q, K, K, bias(2, 1, 5, 7)),
     ),
     through(
-        lambda x, w: x / w,
-        name="divided for each key",
-        words="vector|scale|key|divi",
-        make=args(Q, K, K, bias(2, 1, 1, 7)),
+        lambda x, w: mx.where(mx.arange(7) > 4, -INF, x) * w,
+        name="temperature for each key, after a mask",
+        words="vector|scale|key|multipl",
+        make=args(Q, K, K, lambda rng: mx.array(rng.random(7) + 0.5)),
     ),
     through(lambda x, w: x * w, name="a number for each score", words="scale|multipl|vector", make=ADD),
     through(lambda x: x * const(5, 7), name="a constant for each score", words="scale|multipl|vector|constant"),
@@ -113,7 +133,7 @@ SOURCES = [
         "multiplied and filled by numbers that nobody knows to be ones and zeros",
         lambda q, k, v, m: sm(scores(q, k) * m + (1.0 - m) * LOWEST) @ v,
         f"{DEEP}|scale|multipl|vector|mask",
-        args(Q, K, K, lambda rng: mx.array([1.0, 0.9999, 0.0, 1.0, 0.5, 1.0, 0.25])),
+        args(Q, K, K, lambda rng: mx.array([[1.0, 0.9999, 0.0, 1.0, 0.5, 1.0, 0.25]] * 5)),
         lambda q, k, v, m: attend(q, k, v, ROOT, m > 0.5),
     ),
     N(

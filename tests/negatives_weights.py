@@ -253,11 +253,11 @@ BETWEEN = [
 ]
 
 SINKS = [
-    E(
-        "a sink for each query",
-        lambda q, k, v, s: sm(mx.concatenate([scores(q, k), s], -1))[..., :-1] @ v,
-        "sink|column|concat|slice",
-        args(Q, K, K, bias(2, 4, 5, 1)),
+    N(
+        "logits without values beside the scores",
+        lambda q, k, v, s: sm(mx.concatenate([scores(q, k), s], -1))[..., :-3] @ v,
+        "no product makes",
+        args(Q, K, K, bias(2, 4, 5, 3)),
     ),
     E(
         "the sink stays, a key goes",

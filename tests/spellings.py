@@ -9,6 +9,7 @@ import dataclasses
 
 from tests import (
     spellings_assigned,
+    spellings_blocks,
     spellings_boolean,
     spellings_compilers,
     spellings_consumers,
@@ -21,6 +22,7 @@ from tests import (
     spellings_ports,
     spellings_products,
     spellings_scale,
+    spellings_sinks,
     spellings_softmax,
     spellings_sums,
     spellings_values,
@@ -44,6 +46,8 @@ TOPICS = {
     "piece": spellings_pieces,
     "assigned": spellings_assigned,
     "sum": spellings_sums,
+    "sink": spellings_sinks,
+    "block": spellings_blocks,
 }
 
 SPELLINGS: list[Spelling] = [

@@ -114,7 +114,6 @@ BREAKS_BEFORE: dict[str, Step] = {
     "softcap of shifted scores": lambda x, m: mx.tanh((x + m) / 2.0) * 2.0,
     "scores squared": lambda x, m: mx.square(x),
     "scores times numbers": lambda x, m: x * m,
-    "a number for each key": lambda x, m: x * m[:1],
     "scores of integers": lambda x, m: (x * 8).astype(mx.int32).astype(x.dtype),
     "keys rolled": lambda x, m: mx.roll(x, 1, axis=-1),
 }

@@ -18,6 +18,10 @@ def _traced(q, k, v, s):
     return attend(q * s, k, v)
 
 
+def length(x):
+    return mx.sqrt(mx.sum(x * x, axis=-1, keepdims=True))
+
+
 SPELLINGS = [
     S("no scale", lambda q, k, v: sm(q @ T(k)) @ v),
     S("scale on the right", lambda q, k, v: sm((q @ T(k)) * 0.25) @ v, scale=0.25),
@@ -273,6 +277,52 @@ SPELLINGS = [
         scale=0.25,
         mask="additive",
         m=lambda m: m * 0.25,
+        level=2,
+    ),
+    S(
+        "for each key",
+        lambda q, k, v, s: sm(q @ T(k) * s) @ v,
+        args(Q, K, K, bias(7)),
+        ref=lambda q, k, v, s: attend(q, k * s[:, None], v),
+        scale=None,
+        heads=(4, 4),
+        level=2,
+    ),
+    S(
+        "for each key, of fewer heads",
+        lambda q, k, v, s: sm(q @ T(mx.repeat(k, 2, 1)) / mx.repeat(s, 2, 1)) @ mx.repeat(v, 2, 1),
+        args(Q, (2, 2, 7, 8), (2, 2, 7, 8), bias(2, 2, 1, 7)),
+        ref=lambda q, k, v, s: attend(q, k / T(s), v),
+        scale=None,
+        heads=(4, 2),
+        level=2,
+    ),
+    S(
+        "by the lengths of queries and keys",
+        lambda q, k, v: sm(4.0 * (q @ T(k)) / (mx.linalg.norm(q, axis=-1, keepdims=True) * T(length(k)))) @ v,
+        ref=lambda q, k, v: attend(q / length(q), k / length(k), v, 4.0),
+        scale=None,
+        heads=(4, 4),
+        level=2,
+    ),
+    S(
+        "a float mask of keys, filled",
+        lambda q, k, v, m: sm(q @ T(k) * m + (1 - m) * -1e9) @ v,
+        args(Q, K, K, lambda rng: mx.array([1.0, 0.9999, 0.0, 1.0, 0.5, 1.0, 0.25])),
+        mask="additive",
+        ref=lambda q, k, v, m: attend(q, k * m[:, None], v, 1.0, ((1 - m) * -1e9)),
+        scale=None,
+        heads=(4, 4),
+        level=2,
+    ),
+    S(
+        "for each key, after a bias",
+        lambda q, k, v, m, s: sm((q @ T(k) + m) * s * 0.5) @ v,
+        args(Q, K, K, bias(2, 1, 5, 7), bias(2, 1, 1, 7)),
+        mask="additive",
+        ref=lambda q, k, v, m, s: attend(q, k * T(s), v, 0.5, m * s * 0.5),
+        scale=None,
+        heads=(4, 4),
         level=2,
     ),
 ]

@@ -152,7 +152,9 @@ def test_a_custom_function_keeps_its_gradient() -> None:
 
     fast = fuser.optimize(program)
     same([fast(X), grad(fast)(X)], [program(X), grad(program)(X)])
-    assert fast.report.counts["fused"] == 1 and not fast.report.notes
+    assert fast.report.counts["fused"] == 1 and fast.traces == 1
+    (note,) = fast.report.notes
+    assert note.startswith("mx.custom_function (test_carried.py:") and "nothing inside is fused" in note
     inside = fuser.optimize(grad(program))
     same(inside(X), grad(program)(X))
     assert "mx.custom_function (test_carried.py" in inside.report.notes[0]
@@ -217,6 +219,24 @@ def test_what_a_checkpoint_reads_besides_gets_no_gradient() -> None:
 
     w = mx.full((), 2.0)
     same(grad(lambda w: program(fuser.optimize, w))(w), grad(lambda w: program(lambda f: f, w))(w))
+
+
+def test_checkpoints_in_a_row_share_arguments_and_hide_what_is_behind_them() -> None:
+    def layer(x: mx.array, mask: mx.array) -> mx.array:
+        return mx.softmax(x @ x.swapaxes(-1, -2) + mask, axis=-1) @ x
+
+    def program(x: mx.array, mask: mx.array) -> Any:
+        for _ in range(2):
+            x = checkpoint(layer)(x, mask)
+        # an argument that the function reads by another name, too
+        return checkpoint(lambda y: y @ x.swapaxes(-1, -2))(x).sum()
+
+    bias = mx.random.normal((X.shape[-2], X.shape[-2]))
+    for fuse in (True, False):
+        fast = fuser.optimize(program, fuse=fuse)
+        same(fast(X, bias), program(X, bias))
+        same(mx.grad(fast, argnums=(0, 1))(X, bias), mx.grad(program, argnums=(0, 1))(X, bias))
+        assert fast.traces == 1 and fast.report.counts["fused"] == (2 if fuse else 0)
 
 
 def test_a_checkpoint_inside_of_a_gradient_runs_as_it_is() -> None:

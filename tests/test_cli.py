@@ -47,7 +47,7 @@ def test_report_of_a_real_export(run: Run, llama: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == str(llama)
-    assert lines[1].startswith("2 of 2 attentions fused; ")
+    assert lines[1].startswith("2 of 2 attentions fused")
     assert sum(line.startswith("m.model.layers.") for line in lines) == 2
     rows = [line.split() for line in lines if "8→2" in line]
     assert len(rows) == 2

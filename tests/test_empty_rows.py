@@ -10,10 +10,11 @@ import pytest
 
 import fuser
 from tests.empty_rows import CASES, SQUARE, TALL, Case, scores
+from tests.empty_rows_filled import CASES as FILLED
 from tests.empty_rows_sums import CASES as SUMS
 from tests.spellings_base import distance, epsilon, numpy, sm
 
-each = pytest.mark.parametrize("case", [*CASES, *SUMS], ids=lambda c: c.name)
+each = pytest.mark.parametrize("case", [*CASES, *SUMS, *FILLED], ids=lambda c: c.name)
 
 
 def empty_row(case: Case) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -223,3 +223,19 @@ def test_functions_exported_for_any_shape_or_by_keyword(run: Run, tmp_path: Path
         found = json.loads(run("report", f"{name}.mlxfn", "--json", "-").stdout)
         assert (found["counts"]["fused"], len(found["regions"])) == (fused, fused)
     assert run("verify", "named.mlxfn").exit_code == 0
+
+
+def test_arrays_that_lie_in_memory_in_another_order(tmp_path: Path) -> None:
+    held = mx.random.normal((8, 6))
+    others = [mx.random.normal((6, 8)).T, mx.random.normal((16, 12))[::2, 1::2], mx.broadcast_to(held[:1], (8, 6))]
+    module = nn.Linear(6, 8)
+    module.weight = mx.random.normal((6, 8)).T
+    mx.eval(held, others, module.parameters())
+
+    def program(x: mx.array) -> mx.array:
+        return module(x) @ (others[0] + others[1] + others[2] + held)
+
+    x = mx.random.normal((3, 6))
+    fuser.export_mlxfn(program, tmp_path / "rows.mlxfn", x)
+    again: Any = mx.import_function(str(tmp_path / "rows.mlxfn"))
+    assert mx.allclose(again(x)[0], program(x), atol=1e-5)

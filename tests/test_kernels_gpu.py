@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from fuser.kernels import flash_gpu, flash_mma, host
+from fuser.kernels import flash_gpu, flash_mma, flash_wgmma, host
 from fuser.kernels.admission import backend
+from fuser.kernels.checked import cores
 from tests.kernels_reference import reference
 from tests.kernels_simulated import has_halves, kernel
 
@@ -34,6 +35,8 @@ def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # a threadgroup of two rows or four is as good as one of many
     monkeypatch.setattr(flash_gpu, "THREADS", 8)
     monkeypatch.setattr(flash_mma, "WARPS", 2)
+    monkeypatch.setattr(flash_wgmma, "WARPS", 4)
+    monkeypatch.setattr(flash_wgmma, "tile", lambda depth, width: 32)
     flash_gpu.plan.cache_clear()
 
 
@@ -45,9 +48,9 @@ def check(
         name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in options.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        if where != "real":
+        if where not in ("real", "hopper"):
             patch.setattr(flash_gpu, "kernel", kernel(where, folder, layout))
-        given["cores"] = where in ("cores", "real")
+        given["cores"] = {"cores": "mma", "real": "mma", "groups": "wgmma", "hopper": "wgmma"}.get(where)
         found = np.array(flash_gpu.attend(arrays[0], arrays[1], arrays[2], scale=0.2, **given).astype(mx.float32))
     empty = options.pop("empty", 0.0)
     wanted = reference(*(np.array(array.astype(mx.float32)) for array in arrays), scale=0.2, **options)
@@ -128,6 +131,16 @@ def test_tensor_cores(folder: Path) -> None:
     check_tensor_cores("cores", folder, mx.float16)
 
 
+def test_warpgroups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if COMPILER is None or not has_halves(COMPILER):
+        pytest.skip("the compiler has no float16")
+    check_tensor_cores("groups", folder, mx.float16)
+    # two of them share the keys
+    monkeypatch.setattr(flash_wgmma, "WARPS", 8)
+    flash_gpu.plan.cache_clear()
+    check("groups", folder, [(1, 2, 75, 100), (1, 1, 90, 100), (1, 1, 90, 36)], mx.float16, ahead=0)
+
+
 def test_keys_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if COMPILER is None or not has_halves(COMPILER):
         pytest.skip("the compiler has no float16")
@@ -142,6 +155,13 @@ def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytes
     check_parts("real", folder, dtype, monkeypatch)
 
 
+@pytest.mark.skipif(cores(mx.float16) != "wgmma", reason="there is no GPU with warpgroups")
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_warpgroups_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    check_tensor_cores("hopper", folder, dtype)
+
+
 @pytest.mark.parametrize("where", ["metal", "cuda", "cores"])
 def test_rows_hidden_by_the_lowest_number(where: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of them is the mean of the values, as in MLX's call, in parts of the keys as well."""
@@ -154,7 +174,7 @@ def test_rows_hidden_by_the_lowest_number(where: str, folder: Path, monkeypatch:
     keep = RNG.random((2, 1, 1, 200)) > 0.4
     keep[0], keep[1, ..., 64:] = False, False
     for mask in (keep, np.where(keep, 0, lowest).astype(np.float32)):
-        options: dict[str, Any] = {"fill": lowest, "empty": np.nan, "cores": where == "cores"}
+        options: dict[str, Any] = {"fill": lowest, "empty": np.nan, "cores": "mma" if where == "cores" else None}
         found = np.array(flash_gpu.attend(q, k, v, scale=0.2, mask=mx.array(mask), **options).astype(mx.float32))
         plain = (np.array(each.astype(mx.float32)) for each in (q, k, v))
         wanted = reference(*plain, scale=0.2, mask=np.where(keep, 0, -1e30).astype(np.float32))

@@ -267,6 +267,21 @@ def _four(kind, inputs):
     return np.array(results["y"]), None, None, np.array(results["sum"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("Conv", {"strides": [2, 1, 2], "pads": [1, 0, 2, 2, 1, 0], "dilations": [2, 1, 1]}),
+        ("ConvTranspose", {"strides": [3, 1, 2], "pads": [1, 0, 1, 0, 1, 0], "output_padding": [2, 0, 1]}),
+    ],
+)
+def test_grouped_convolutions_over_three_axes_are_one_for_each_group(kind, options):
+    x, weight = floats(2, 6, 7, 4, 5), floats(6, 2, 3, 2, 3)
+    parts = zip(np.split(x, 3, axis=1), np.split(weight, 3, axis=0), strict=True)
+    expected = np.concatenate([run_node(kind, list(part), **options)[0] for part in parts], axis=1)
+    (y,) = run_node(kind, [x, weight], group=3, **options)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_other_microsoft_operators():
     x, bias = floats(2, 3, 8), floats(8)
     erf = np.vectorize(math.erf)

@@ -20,6 +20,7 @@ UNWRITTEN = {
     "FloorDivide",
     "Gather",
     "Log",
+    "LogAddExp",
     "MaskedScatter",
     "Reduce",
     "Remainder",

@@ -14,6 +14,7 @@ from rich.console import Console
 import fuser
 from fuser import Region, Report, TensorType
 from fuser.report_remedies import OTHERWISE
+from fuser.report_text import COLUMNS, cells, summary_of
 from tests.negatives import NEGATIVES
 
 VERDICTS = ["fused", "already fused", "refused", "not attention"]
@@ -144,6 +145,19 @@ def test_softmaxes_that_share_a_reason_share_a_line() -> None:
     console.print(Report(others))
     last = console.export_text().splitlines()[-1].strip()
     assert last == "layers.0.router, layers.1.router, layers.2.router and 45 more: no values"
+
+
+def test_what_mlx_computes_step_by_step_saves_nothing_here() -> None:
+    def fused(kernel: str) -> Region:
+        type = TensorType((1, 2, 4, 8), mx.float32)
+        return Region("fused", None, "a", "a", type, type, type, bytes_saved=4000, flops_saved=10, kernel=kernel)
+
+    stepwise = fused("CPU, unfused: MLX has no fused kernel there")
+    both = summary_of(Report((stepwise, fused("CPU, ours"))))
+    assert both.startswith("2 of 2 attentions fused (on this machine MLX computes 1 of them step by step); 4 kB less")
+    assert "less" not in summary_of(Report((stepwise,)))
+    memory = cells(stepwise)[COLUMNS.index("memory")], cells(fused("CPU, ours"))[COLUMNS.index("memory")]
+    assert memory == ("(-4 kB)", "-4 kB")
 
 
 def test_an_empty_report_says_so() -> None:

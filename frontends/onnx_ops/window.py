@@ -98,17 +98,44 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
         raise call.invalid(f"weights {list(weight.shape)} in {groups} groups do not fit {list(x.shape)}")
     refuse_empty(call, weight)
     view = window(call, x.shape[2:], weight.shape[2:])
-    result = channels_first(
-        mx.conv_general(
-            channels_last(x),
-            channels_last(weight),
-            stride=view.stride,
-            padding=(view.low, view.high),
-            kernel_dilation=view.dilation,
-            groups=groups,
-        )
-    )
+    padding = (view.low, view.high)
+    kernel = channels_last(weight)
+    result = channels_first(_convolution(channels_last(x), kernel, view.stride, padding, view.dilation, groups))
     return result if bias is None else result + bias.reshape(-1, *(1,) * rank)
+
+
+def _convolution(
+    x: mx.array,
+    kernel: mx.array,
+    stride: list[int],
+    padding: tuple[list[int], list[int]],
+    dilation: list[int],
+    groups: int,
+    spread: list[int] | int = 1,
+    flip: bool = False,
+) -> mx.array:
+    """MLX's convolution, channels last.
+
+    Over three axes it takes no groups: there it is one over the last two for each place of the kernel on the first.
+    """
+    if groups == 1 or x.ndim < 5:
+        return mx.conv_general(x, kernel, stride, padding, dilation, spread, groups, flip)
+    low, high = padding
+    gaps = [1] * 3 if isinstance(spread, int) else spread
+    count, depth, size = x.shape[0], x.shape[1], kernel.shape[1]
+    spaced = mx.pad(x[:, :, None], [(0, 0), (0, 0), (0, gaps[0] - 1), (0, 0), (0, 0), (0, 0)]).flatten(1, 2)
+    padded = mx.pad(spaced[:, : (depth - 1) * gaps[0] + 1], [(0, 0), (low[0], high[0]), (0, 0), (0, 0), (0, 0)])
+    out = (padded.shape[1] - (size - 1) * dilation[0] - 1) // stride[0] + 1
+    total: mx.array | None = None
+    for place in range(size):
+        first = place * dilation[0]
+        part = padded[:, first : first + (out - 1) * stride[0] + 1 : stride[0]].flatten(0, 1)
+        tap = kernel[:, size - 1 - place if flip else place]
+        around = (low[1:], high[1:])
+        added = mx.conv_general(part, tap, stride[1:], around, dilation[1:], gaps[1:], groups, flip)
+        total = added if total is None else total + added
+    assert total is not None
+    return total.reshape(count, out, *total.shape[1:])
 
 
 def refuse_empty(call: Call, weight: mx.array) -> None:
@@ -269,16 +296,8 @@ def conv_transpose(call: Call, x: mx.array, weight: mx.array, bias: mx.array | N
     kernel = mx.moveaxis(kernel, 1, -1).reshape(groups * outputs, *weight.shape[2:], inputs // groups)
     before = [e - 1 - b for e, b in zip(extent, low, strict=True)]
     after = [e - 1 - a + o for e, a, o in zip(extent, high, extra, strict=True)]
-    result = mx.conv_general(
-        channels_last(x),
-        kernel,
-        stride=1,
-        padding=([max(0, p) for p in before], [max(0, p) for p in after]),
-        kernel_dilation=dilation,
-        input_dilation=stride,
-        groups=groups,
-        flip=True,
-    )
+    padding = ([max(0, p) for p in before], [max(0, p) for p in after])
+    result = _convolution(channels_last(x), kernel, [1] * rank, padding, dilation, groups, stride, flip=True)
     cut = tuple(
         slice(max(0, -b), result.shape[1 + axis] - max(0, -a))
         for axis, (b, a) in enumerate(zip(before, after, strict=True))

@@ -16,6 +16,7 @@ from fuser.execute import Flat, runner
 from fuser.export.files import replacing
 from fuser.frontends import trees
 from fuser.fusion import fuse_given
+from fuser.ir.graph import Value
 from fuser.ir.ops import OPAQUE
 from fuser.model import Model
 from fuser.optimized import Optimized, given_state, name_of, traced_call
@@ -41,6 +42,7 @@ class MlxfnExporter:
         self._calls: list[tuple[list[mx.array], dict[str, mx.array], Report]] = []
         self._runs: dict[tuple[tuple[str, ...], Signature], Flat] = {}
         self._outputs: tuple[str, ...] = ()
+        self._rows: dict[int, tuple[mx.array, mx.array]] = {}
 
     @property
     def reports(self) -> tuple[Report, ...]:
@@ -79,7 +81,11 @@ class MlxfnExporter:
         carried = [str(node.arguments[0]) for node in fused.graph.nodes if node.op == OPAQUE]
         if carried:
             raise TraceError(f"MLX cannot export {' and '.join(dict.fromkeys(carried))}: keep that out of the function")
-        run, state = runner(fused.graph), [slot.array for slot in traced.places]
+        for node in fused.graph.nodes:
+            if node.array is not None:
+                fused.graph.redirect(Value(node), fused.graph.add_constant(self._in_rows(node.array)))
+        fused.graph.prune()
+        run, state = runner(fused.graph), [self._in_rows(slot.array) for slot in traced.places]
         count = traced.arguments
         if count != len(positional) + len(named):
             raise InvalidInputError("an array is given twice: give a copy of it")
@@ -100,6 +106,16 @@ class MlxfnExporter:
         self._runs[signature] = by_name
         self._calls.append((positional, named, fused.report))
         return fused.report
+
+    def _in_rows(self, array: mx.array) -> mx.array:
+        """`array`, row by row in memory: MLX writes the memory as it lies, whatever the strides are.
+
+        The same for the same array, which the file then holds once for all signatures.
+        """
+        if id(array) not in self._rows:
+            self._rows[id(array)] = array, mx.contiguous(array)
+            mx.eval(self._rows[id(array)])
+        return self._rows[id(array)][1]
 
     def __enter__(self) -> MlxfnExporter:
         return self

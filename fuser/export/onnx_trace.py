@@ -88,8 +88,13 @@ class _Trace:
             raise Miss("its keys and values are kept in pieces, which are not joined in ONNX", region.softmax.node)
         if any(each.sums for each in region.products_with_values):
             raise Miss("its weights are added to others, which are not parted in ONNX", region.softmax.node)
+        terms = [term for each in region.products for term in (*each.scale.factors, *each.scale.divisors)]
+        if not {axis for term in terms for axis in term.axes}.isdisjoint(region.roles.keys):
+            raise Miss("its scores are scaled by an array that varies along the keys", region.softmax.node)
         if any(mask.array is not None or mask.piece for mask in region.steps):
             raise Miss("some of its scores are masked alone, of which ONNX has no array", region.softmax.node)
+        if region.mask.empty == "sum" or region.mask.lost is not None:
+            raise Miss("a row that is masked wholly has an answer that no operator gives", region.softmax.node)
         views = _Views(self.graph, self._names)
         # all views first: they may cut axes in two, and only then do axes get their names
         made = [

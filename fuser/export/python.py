@@ -65,7 +65,7 @@ def python_source(model: Any, inputs: Mapping[str, Any], name: str = "model") ->
     """
     program: OnnxProgram = getattr(model, "program", model)
     if not isinstance(program, OnnxProgram):
-        raise ConvertError("only ONNX models are written as Python: load one with fuser.load_onnx")
+        raise ConvertError("only ONNX models (fuser.load_onnx) are written as Python; write a function as .mlxfn")
     arrays = example(program, inputs)
     reasons: list[str] = []
     for attempt in traces(program, arrays):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from fuser.ir.graph import CONSTANT, INPUT, Graph, Value
+from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
 from fuser.ir.known import Known
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-math.inf, math.inf)
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16, mx.float64)
 # what a layer of a network gives is finite, or the program's answer is lost anyway
 FINITE: Bounds = (-1e29, 1e29)
 _PASS = frozenset(
@@ -33,7 +34,7 @@ def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, de
         return 0.0, 1.0
     if node.op == CONSTANT:
         return known.ends(value) or ANY
-    if dtype not in (mx.float32, mx.float16, mx.bfloat16, mx.float64):
+    if dtype not in _FLOATS:
         # integers that a program is given are ids, lengths or masks: not below zero
         limit = 2.0 ** (8 * dtype.size)
         return (0.0 if node.op == INPUT else -limit), limit
@@ -65,6 +66,39 @@ def bounds(graph: Graph, known: Known, value: Value, layers: Bounds = FINITE, de
         low, high = bounds(graph, known, operands[0], layers, depth - 1)
         return -high, -low
     return ANY
+
+
+def grain(graph: Graph, known: Known, value: Value, depth: int = 32) -> float:
+    """How far from zero all numbers of `value` are that are not zero; 0 where that is not seen."""
+    node, operands, number = value.node, graph.operands(value.node), known.number(value)
+    if number is not None:
+        return abs(number) or math.inf
+    if value.dtype not in _FLOATS:
+        return 1.0
+    if depth and node.op in (*_PASS, "Negative") and operands:
+        return grain(graph, known, operands[0], depth - 1)
+    if depth and node.op in ("Multiply", "Select"):
+        left, right = (grain(graph, known, operand, depth - 1) for operand in operands[-2:])
+        return min(left, right) if node.op == "Select" else left * right if left and right else 0.0
+    return 1.0 if _is_whole(graph, known, value, depth) else 0.0
+
+
+def _is_whole(graph: Graph, known: Known, value: Value, depth: int) -> bool:
+    """Whether all numbers of `value` are seen to be whole numbers."""
+    node = value.node
+    if value.dtype not in _FLOATS:
+        return True
+    number = known.number(value)
+    if number is not None:
+        return number.is_integer()
+    if depth == 0 or node.op not in (*_PASS, "Negative", "Add", "Subtract", "Multiply"):
+        return False
+    return all(_is_whole(graph, known, operand, depth - 1) for operand in _numbers(graph, node))
+
+
+def _numbers(graph: Graph, node: Node) -> tuple[Value, ...]:
+    """What the numbers of `node` are made of: indices are none."""
+    return graph.operands(node)[: 1 if node.op in _PASS else None]
 
 
 def _hull(*parts: Bounds) -> Bounds:

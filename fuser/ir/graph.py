@@ -60,9 +60,10 @@ class Value(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A call of a function that `mx.checkpoint` gave: a gradient computes again what lies between these values."""
+    """A call of a function that `mx.checkpoint` gave: a gradient computes again what makes `outputs` of its entries."""
 
-    inputs: tuple[Value, ...]
+    number: int
+    """The first argument of the nodes by which arrays enter."""
     outputs: tuple[Value, ...]
     place: str
     """The line of the call."""
@@ -195,10 +196,7 @@ class Graph:
             self._wires.add_edge(new.node, consumer, key=place, index=new.index)
             self._operands.pop(consumer, None)
         self.outputs = _swapped(self.outputs, old, new)
-        self.checkpoints = [
-            Checkpoint(tuple(_swapped(each.inputs, old, new)), tuple(_swapped(each.outputs, old, new)), each.place)
-            for each in self.checkpoints
-        ]
+        self.checkpoints = [each._replace(outputs=tuple(_swapped(each.outputs, old, new))) for each in self.checkpoints]
         self._changed()
 
     def prune(self) -> None:

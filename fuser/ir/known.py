@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuser.ir.graph import CONSTANT, INPUT, Graph, Node, Value
-from fuser.ir.ops import NOT_REBUILT, OPAQUE, OPS, rebuild
+from fuser.ir.ops import ENTRY, NOT_REBUILT, OPAQUE, OPS, rebuild
 
 # a value that would take more than this is left alone: 1 GiB of booleans is a 32768 x 32768 mask
 LARGEST = 1 << 30
@@ -46,7 +46,7 @@ class Known:
     def is_weight(self, value: Value) -> bool:
         """Whether `value` is a constant or an array of the program's state, as it is or seen from another side."""
         node = value.node
-        while node.op in _MOVES or node.op == "AsType":
+        while node.op in _MOVES or node.op in ("AsType", ENTRY):
             node = self._graph.operands(node)[0].node
         return node.op == CONSTANT or node in self._graph.state
 

@@ -21,6 +21,8 @@ from fuser.ir.ops_table import Arguments, Piece, Rebuild, UnsupportedPrimitive, 
 from fuser.ir.types import TensorType
 
 __all__ = [
+    "CUSTOM",
+    "ENTRY",
     "NOT_EXPORTED",
     "NOT_REBUILT",
     "OPAQUE",
@@ -34,6 +36,10 @@ __all__ = [
 
 # a call that is no primitive: its one argument is a `Piece`
 OPAQUE = "Opaque"
+# the name of the piece that a function of the user's is, whose gradient is another than that of what it computes
+CUSTOM = "mx.custom_function"
+# an array as the function of a checkpoint is given it; its arguments are the number of that call, and its place
+ENTRY = "CheckpointInput"
 
 # MLX's enumerations, in the order of its header.
 REDUCE = (mx.all, mx.any, mx.sum, mx.prod, mx.min, mx.max)
@@ -158,6 +164,7 @@ OPS: dict[str, Rebuild] = {
     **FAST,
     **RANDOM,
     OPAQUE: lambda a, x, _: a[0].call(x),
+    ENTRY: lambda a, x, _: (x[0],),
 }
 
 

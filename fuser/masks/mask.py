@@ -50,7 +50,7 @@ class Scale:
 class Mask:
     """One step that masks scores; the scale met before it (outside of it) applies to it too."""
 
-    kind: Literal["add", "keep", "times", "floor"]
+    kind: Literal["add", "keep", "times", "over", "floor"]
     term: Term
     scale: Scale = field(default_factory=Scale)
     fill: float = 0.0

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from fuser.ir.bounds import bounds
+from fuser.ir.bounds import bounds, grain
 from fuser.ir.graph import Node
 from fuser.ir.known import LARGEST
 from fuser.masks.cells import Cells, Frame, cells_alone, cells_of
@@ -34,6 +34,7 @@ from fuser.masks.settled import (
     Settled,
     Steps,
     all_hold,
+    filled_in,
     largest,
     settle,
 )
@@ -59,6 +60,8 @@ class Reading:
     steps: tuple[tuple[Mask, NDArray[Any] | None], ...] = ()
     """An additive mask that is not: all masks, outermost first, with their values where known."""
     empty: Empty | None = None
+    lost: float | None = None
+    """In rows in which all that is added is this or less nothing is left of any score."""
     large: tuple[tuple[Mask, Cells | None], ...] = ()
     """All masks, when they are known but too large to make an array of numbers of."""
 
@@ -90,8 +93,9 @@ def read(
             raise Miss(f"the scores are cut off below at {mask.fill:g}, which is no mask", at)
         if mask.kind == "keep" and not mask.fill <= VANISHES:
             raise Miss(f"masked scores are set to {mask.fill:g}, which leaves them weight: {where} is no mask", at)
-        if mask.kind == "times" and (known is None or not known.binary()):
-            raise Miss(f"the scores are multiplied by {where}, which varies along the keys: no scale", at)
+        if mask.kind == "over" or (mask.kind == "times" and (known is None or not known.binary())):
+            how = "multiplied" if mask.kind == "times" else "divided"
+            raise Miss(f"the scores are {how} by {where}, which varies along the keys: no scale", at)
     large: tuple[tuple[Mask, Cells | None], ...] = ()
     if all(known is not None or mask.kind == "floor" for mask, known in steps):
         settled = _settled(program, steps, frame, half, guarded, at)
@@ -108,6 +112,7 @@ def read(
             raise Miss(
                 f"the scores are cut off below at {mask.fill:g}, beside masks known only when the program runs", at
             )
+    steps = list(filled_in(steps, frame))
     if any(mask.kind == "times" for mask, _ in steps):
         raise Miss(
             "some keys are hidden by a product with zero and a fill, others by a mask known only when the program "
@@ -184,13 +189,25 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
     # what is added in float32 to scores set to float16's lowest number is not swallowed by that
     wide = not half or any(mask.kind == "add" and largest(mask) != FLOAT16_MAX for mask, _ in steps[:-1])
     lowest = SURE if wide else SWALLOWS_HALF if not certain else 0.0
-    if any(mask.kind == "keep" and mask.fill > lowest for mask, _ in steps):
+    *rest, (innermost, _) = steps
+    lost = None
+    if not half and innermost.kind == "keep" and innermost.fill > SURE and all(_swallows(program, m) for m, _ in rest):
+        # a row sees a key to which nothing is added, or all of its scores are either replaced or swallowed
+        lost = innermost.fill / 2
+    elif any(mask.kind == "keep" and mask.fill > lowest for mask, _ in steps):
         raise Miss(f"scores set to {max(finite):g} meet another mask: where a row is masked wholly, both count", at)
     late: Empty | None = "mean" if half and finite else None
     if not certain:
         late = "zero" if guarded else late or "nan"
     known_keep = all_hold(program, conditions, frame) if late == "mean" else None
-    return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty=late)
+    return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty=late, lost=lost)
+
+
+def _swallows(program: Program, mask: Mask) -> bool:
+    """Whether a mask adds nothing, or a number that leaves nothing of a score: an integer times a large number, say."""
+    if mask.kind != "add" or mask.scale.traced:
+        return False
+    return grain(program.graph, program.known, mask.term.value) * abs(mask.scale.number) >= -DROWNS
 
 
 def _is_scaled(scale: Scale) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from fuser.ir.known import LARGEST
 from fuser.masks.cells import Cells, Frame, blocks, filled, index, length, smallest
-from fuser.masks.mask import DROWNS, SURE, SWALLOWS_HALF, VANISHES, Mask
+from fuser.masks.mask import DROWNS, SURE, SWALLOWS_HALF, VANISHES, Mask, Scale
 from fuser.reading.axes import size_of
 from fuser.reading.program import Program
 
@@ -23,7 +25,7 @@ TWICE = "two masks meet in rows that see nothing, where they add up to less than
 NO_NUMBER = "the mask holds NaN, which a whole row takes over"
 NOT_HIDDEN = "the scores are multiplied by zero where no mask hides them"
 
-Empty = Literal["nan", "mean", "zero"]
+Empty = Literal["nan", "mean", "sum", "zero"]
 Steps = Sequence[tuple[Mask, Cells | None]]
 
 
@@ -276,6 +278,26 @@ def summed(steps: Steps, rows: slice, axes: int) -> tuple[NDArray[Any], NDArray[
             total = np.where(dropped, fill, zero if total is None else total)
             lost = dropped if lost is None else lost | dropped
     return (zero if total is None else total), lost
+
+
+def filled_in(steps: Steps, frame: Frame) -> Steps:
+    """`steps` with each `scores * m + f`, both known, as the keep mask that it is where `f` fills what `m` drops."""
+    found = list(steps)
+    for pair in pairwise(steps):
+        if [mask.kind for mask, _ in pair] != ["add", "times"] or any(cells is None for _, cells in pair):
+            continue
+        shape = np.broadcast_shapes(*(cells.shape for _, cells in pair if cells is not None))
+        fills = set[float]()
+        for rows in blocks(shape, frame.cut):
+            total, lost = summed(pair, rows, len(shape))
+            dropped = np.broadcast_to(False if lost is None else lost, total.shape)
+            # what is kept has nothing added
+            fills |= _two(total[dropped]) | ({math.nan} if total[~dropped].any() else set())
+        if len(fills) == 1 and math.isfinite(fill := fills.pop()):
+            _, (inner, cells) = pair
+            at = found.index(pair[0])
+            found[at : at + 2] = [(replace(inner, kind="keep", scale=Scale(), fill=fill), cells)]
+    return found
 
 
 def all_hold(program: Program, conditions: Sequence[tuple[Cells, bool]], frame: Frame) -> NDArray[np.bool_] | None:

@@ -8,7 +8,18 @@ from html import escape
 
 from fuser.page.layers import Layer
 from fuser.report import Region, Report, Verdict
-from fuser.report_text import MARKS, amount, depth_of, dtype_of, heads_of, lengths_of, plural, scale_of, shape_of
+from fuser.report_text import (
+    MARKS,
+    amount,
+    depth_of,
+    dtype_of,
+    heads_of,
+    is_stepwise,
+    lengths_of,
+    plural,
+    scale_of,
+    shape_of,
+)
 
 KINDS: dict[Verdict, str] = {
     "fused": "fused",
@@ -47,14 +58,15 @@ def _count(verdict: Verdict, count: int) -> str:
 def region(place: int, region: Region) -> str:
     """A region as an entry that opens; its drawings come when it does."""
     kind = KINDS[region.verdict]
+    where = " by a fused kernel" if is_stepwise(region) else ""
     facts = [
         *((name, type and shape_of(type)) for name, type in (("q", region.q), ("k", region.k), ("v", region.v))),
         ("heads", heads_of(region)),
         ("mask", region.mask),
         ("scale", scale_of(region)),
         ("kernel", region.kernel),
-        ("not written", amount(region.bytes_saved, "B") if region.bytes_saved else None),
-        ("not computed", amount(region.flops_saved, "FLOP") if region.flops_saved else None),
+        (f"not written{where}", amount(region.bytes_saved, "B") if region.bytes_saved else None),
+        (f"not computed{where}", amount(region.flops_saved, "FLOP") if region.flops_saved else None),
         ("line", region.source),
         ("stopped at" if region.verdict in ("refused", "not attention") else "softmax", region.at),
     ]
@@ -78,7 +90,7 @@ def brief(region: Region) -> str:
         return sentence(region.reason or "")
     parts = [f"{heads_of(region)} heads", lengths_of(region), f"depth {depth_of(region)}"]
     parts += [f"mask {region.mask}", f"scale {scale_of(region)}", dtype_of(region.q)]
-    if region.bytes_saved:
+    if region.bytes_saved and not is_stepwise(region):
         parts.append(f"−{amount(region.bytes_saved, 'B')}")
     return " · ".join(map(escape, parts))
 

@@ -68,3 +68,10 @@ class Cursor:
     def term(self, value: Value) -> Term:
         """`value`, shaped like what is here, seen through the views that only repeat or move it."""
         return seen_through(self.program, value, self.dims)
+
+    def factors(self, value: Value) -> tuple[Term, ...]:
+        """`value`, as the product that it is of one array for the queries and one for the keys."""
+        term = self.term(value)
+        parts = self.program.operands(term.value) if term.value.node.op == "Multiply" else ()
+        found = tuple(seen_through(self.program, each, term.dims) for each in parts)
+        return found if any(each.axes < term.axes for each in found) else (term,)

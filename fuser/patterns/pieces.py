@@ -13,9 +13,13 @@ from fuser.masks.assigned import ADDED, REPLACED, assigned_piece, assignment
 from fuser.masks.mask import Mask, Scale
 from fuser.patterns.cursor import Cursor, Sink
 from fuser.patterns.scores import ENDS, PEELERS, Scores, peels, scores, uncapped
-from fuser.reading.axes import Dim, axes_of, fresh, resolve
-from fuser.reading.program import Miss, seen_through
+from fuser.reading.axes import Dim, Dims, axes_of, fresh, resolve, size_of
+from fuser.reading.blocks import Blocks
+from fuser.reading.operands import operand
+from fuser.reading.pieces import joined
+from fuser.reading.program import Miss, Program, Term, seen_through
 from fuser.reading.reasons import BEFORE
+from fuser.regions import Weighted
 
 
 def concatenated(cursor: Cursor) -> Scores:
@@ -34,7 +38,8 @@ def concatenated(cursor: Cursor) -> Scores:
             except Miss as miss:
                 reason = miss
         if len(operands) > 1 and any(operand.node in cursor.program.fed for operand in operands):
-            raise reason
+            of_none = reason.at not in cursor.program.fed
+            raise cursor.miss("the scores are joined with logits that no product makes") if of_none else reason
     raise cursor.miss("the scores are concatenated with something else before the softmax")
 
 
@@ -42,16 +47,36 @@ def pieced(cursor: Cursor, axis: int, pieces: Sequence[Value]) -> Scores:
     """Products of the same queries with several pieces of the keys: one product with all of them."""
     if len(pieces) == 1:
         return scores(cursor.to(pieces[0]))
+    columns = [fresh(piece.shape[axis], "keys") for piece in pieces]
+    whole = resolve(cursor.dims)
+    dims = [tuple(column if i == axis else dim for i, dim in enumerate(whole)) for column in columns]
+    return _together(cursor, [Term(*each) for each in zip(pieces, dims, strict=True)], columns)
+
+
+def in_blocks(program: Program, found: Blocks, output: Value) -> tuple[Scores, list[Weighted], Dims]:
+    """Scores, values and dimensions of a softmax that the program computes over blocks of the keys."""
+    columns = [axes_of([part.keys]) for part in found.parts]
+    keys, first = fresh(sum(map(size_of, columns)), "keys"), found.parts[0]
+    dims = tuple(keys if dim == columns[0] else dim for dim in resolve(first.dims))
+    parts = [Term(part.scores, resolve(part.dims)) for part in found.parts]
+    before = _together(Cursor(program, first.scores, dims, keys, fixed=True), parts, columns)
+    values = [operand(program, part.values.value, part.values.dims) for part in found.parts if part.values]
+    value, here = joined(program, list(zip(values, columns, strict=True)), keys), resolve(found.output)
+    if value is None:
+        raise Miss("the values of several blocks of the keys are not of one type and scale", output.node)
+    width = tuple(axis for axis in axes_of(here) if axis not in axes_of(dims))
+    return before, [Weighted(value, width, output, here, False, value.number, ())], dims
+
+
+def _together(cursor: Cursor, pieces: Sequence[Term], columns: Sequence[Dim]) -> Scores:
     found: list[Scores] = []
     masks, start = cursor.masks, 0
-    for piece in pieces:
-        column = fresh(piece.shape[axis], "keys")
-        dims = tuple(column if i == axis else dim for i, dim in enumerate(resolve(cursor.dims)))
-        part = scores(Cursor(cursor.program, piece, dims, column, depth=cursor.depth + 1, fixed=True))
+    for piece, column in zip(pieces, columns, strict=True):
+        part = scores(Cursor(cursor.program, piece.value, piece.dims, column, depth=cursor.depth + 1, fixed=True))
         if part.cap or part.sink:
             raise cursor.miss("the scores of one piece of the keys are changed alone")
         masks += tuple(on_piece(mask, cursor, start, column) for mask in part.masks)
-        start += piece.shape[axis]
+        start += size_of(column)
         found.append(part)
     lengths = {len(part.products) for part in found}
     alike = zip(*(part.products for part in found), strict=True) if len(lengths) == 1 else ()

@@ -149,15 +149,13 @@ def scaled(cursor: Cursor, value: Value, other: Value, divides: bool = False) ->
     number = cursor.program.known.number(other)
     if number is not None and math.isfinite(number) and number != 0:
         return cursor.to(value, None, cursor.scale.times(1 / number if divides else number))
-    term = cursor.term(other)
-    if term.axes.isdisjoint(axes_of([cursor.keys])):
-        more = Scale(1.0, (), (term,)) if divides else Scale(1.0, (term,))
-        return cursor.to(value, None, cursor.scale.over(more))
-    if divides:
-        raise cursor.miss(
-            f"the scores are divided by {cursor.program.name(other)}, which varies along the keys: no scale"
-        )
-    return cursor.to(value, None, None, Mask("times", term, cursor.scale))
+    scale, masks = cursor.scale, list[Mask]()
+    for term in cursor.factors(other):
+        if term.axes.isdisjoint(axes_of([cursor.keys])):
+            scale = scale.over(Scale(1.0, (), (term,)) if divides else Scale(1.0, (term,)))
+        else:
+            masks.append(Mask("over" if divides else "times", term, cursor.scale))
+    return cursor.to(value, None, scale, *masks)
 
 
 @peels("Add")

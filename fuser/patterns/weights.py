@@ -6,17 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Literal
 
 import mlx.core as mx
 
 from fuser.ir.graph import Node, Value
+from fuser.joined import onwards
 from fuser.masks.mask import Mask
 from fuser.patterns.cursor import Sink
 from fuser.reading.axes import VIEWS, Dim, Dims, after, axes_of, fresh, position, resolve, size_of
 from fuser.reading.operands import Operand, operand
-from fuser.reading.pieces import joined, translated, translation
 from fuser.reading.products import summed
 from fuser.reading.program import IDENTITIES, Miss, Program, Term, is_float, seen_through
 from fuser.reading.reasons import AFTER
@@ -226,22 +225,6 @@ def product(program: Program, walk: Walk, node: Node, place: int) -> Weighted:
     return Weighted(value, width, output.value, output.dims, walk.guarded, number, steps, walk.zeros, pieces, walk.sums)
 
 
-def together(program: Program, found: Sequence[Weighted], keys: Dim) -> list[Weighted]:
-    """`found` with the products over pieces of the keys, which the program adds up, as the one that they are."""
-    whole = [each for each in found if not each.pieces]
-    rest = [each for each in found if each.pieces]
-    while rest:
-        for one, other in combinations(rest, 2):
-            both = _sum(program, one, other, keys)
-            if both is not None:
-                rest = [each for each in rest if each is not one and each is not other]
-                (rest if both.pieces else whole).append(both)
-                break
-        else:
-            raise Miss(AFTER["Slice"], rest[0].output.node)
-    return whole
-
-
 def covered(found: Sequence[Weighted], rows: Dim) -> list[Weighted]:
     """`found` without products of some heads of the weights alone, where the kernel would compute all of `rows`."""
     sizes: Counter[object] = Counter()
@@ -253,48 +236,13 @@ def covered(found: Sequence[Weighted], rows: Dim) -> list[Weighted]:
     return kept
 
 
-def _sum(program: Program, left: Weighted, right: Weighted, keys: Dim) -> Weighted | None:
-    """Two products over other keys, where the program adds them up; without pieces when these are all keys."""
-    others = {here.output: here for here in onwards(program, right)}
-    for here in onwards(program, left):
-        for node, place in program.graph.users(here.output):
-            there = others.get(program.graph.operands(node)[1 - place]) if node.op == "Add" else None
-            names = translation(there.dims, here.dims, there.width) if there is not None else None
-            # what both products add would have to be added twice
-            twice = any(isinstance(step, Step) and step.kind == "add" for step in here.steps)
-            if there is None or names is None or here.done != there.done or twice:
-                continue
-            moved = tuple((start, translated(part, names), column) for start, part, column in there.pieces)
-            pieces = sorted((*here.pieces, *moved), key=lambda piece: piece[0])
-            ends = [start + size_of(column) for start, _, column in pieces]
-            both = replace(here, output=Value(node), pieces=tuple(pieces))
-            if [start for start, _, _ in pieces] != [0, *ends[:-1]] or ends[-1] != size_of(keys):
-                return both
-            value = joined([(part, column) for _, part, column in pieces], keys)
-            return None if value is None else replace(both, value=value, pieces=())
-    return None
-
-
-def divided(program: Program, found: Weighted, total: Term) -> Weighted:
-    """The output divided by the sum of the exponentials: the softmax, normalised after the product."""
+def divided(program: Program, found: Weighted, total: Term, at: Node) -> Weighted:
+    """The output divided by the sum of the exponentials (and at the node `at` by a sink too): normalised late."""
     for here in onwards(program, found) if not found.sums else ():
         for node, place in program.graph.users(here.output):
             if node.op == "Multiply" or (node.op == "Divide" and place == 0):
                 other = program.graph.operands(node)[1 - place]
                 denominator = below(program, other, resolve(here.dims), node.op)
-                if denominator is not None and denominator[0] == total and not denominator[1]:
+                if denominator is not None and denominator[0] == total and (node == at or not denominator[1]):
                     return replace(here, output=Value(node))
     raise Miss("the product with the values is not divided by the sum of the weights", found.output.node)
-
-
-def onwards(program: Program, found: Weighted) -> Iterator[Weighted]:
-    """The product as it is, and as views and casts show it."""
-    yield found
-    for node, place in program.graph.users(found.output):
-        given = Value(node)
-        if node.op in VIEWS and place == 0:
-            dims = after(node.op, node.arguments, found.dims, given.shape)
-            if dims is not None:
-                yield from onwards(program, replace(found, output=given, dims=dims))
-        elif node.op == "AsType" and is_float(given):
-            yield from onwards(program, replace(found, output=given))

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from fuser.ir.graph import Node, Value
 from fuser.reading.axes import VIEWS, Dims, axes_of, fresh
+from fuser.reading.blocks import Blocks, blocks
 from fuser.reading.products import MAX, SUM, is_reduction
 from fuser.reading.program import IDENTITIES, PRODUCTS, Program, Term, is_float, seen_through
 
@@ -44,6 +45,8 @@ class Softmax:
     """Whether some exponential of every row is one: its largest score was taken off; None when that is not known."""
     rate: float = 1.0
     """What the scores are multiplied with first: the logarithm of the base, when it is another than e."""
+    blocks: Blocks | None = None
+    """When it runs over blocks of the keys, each with scores of its own: all of them; `weights` is then the output."""
 
 
 def softmaxes(program: Program) -> Iterator[Softmax]:
@@ -57,6 +60,7 @@ def softmaxes(program: Program) -> Iterator[Softmax]:
             found.append(Softmax(node, scores, Value(node), (len(scores.shape) - 1,)))
         elif node.op in ("Divide", "Multiply", "Exp", "Power"):
             written = written_out(program, Value(node)) if node.op != "Power" else None
+            written = written or in_blocks(program, Value(node))
             if written is not None:
                 closed |= program.graph.behind(node, written.scores.node) - {written.scores.node}
                 found.append(written)
@@ -93,6 +97,14 @@ def _meets_product(program: Program, value: Value) -> bool:
     return False
 
 
+def in_blocks(program: Program, value: Value) -> Softmax | None:
+    """A softmax over blocks of the keys, with the products with the values of each."""
+    found = blocks(program, value)
+    if found is None:
+        return None
+    return Softmax(value.node, found.parts[0].scores, value, (), own=found.own, blocks=found)
+
+
 def written_out(program: Program, value: Value) -> Softmax | None:
     """`exp(x - max(x)) / sum(exp(x - max(x)))`, with or without the maximum, or `exp(x - logsumexp(x))`.
 
@@ -120,14 +132,28 @@ def written_out(program: Program, value: Value) -> Softmax | None:
         own = _holds_one(program, exponential, axes) or (None if _is_reduced(program, exponential) else False)
         anchor = exponential.node if exponential.node.op == "Softmax" else value.node
         if program.alike(power, source) and axes_of(total.dims) == axes_of(_reduced(dims, axes)):
-            undefined = sink is not None and scores != program.operands(exponential)[-1]
-            undefined = undefined and is_largest(program, program.operands(program.operands(exponential)[-1])[1])
+            undefined = sink is not None and _loses(program, exponential, scores)
             return Softmax(anchor, scores, value, axes, None, sink, dims, keep, undefined, own=own, rate=rate)
-        for weights in () if sink is not None else product_behind(program, numerator):
+        for weights in product_behind(program, numerator):
             weights = _bare(program, weights)
             if program.alike(weights, source):
-                return Softmax(anchor, scores, weights, axes, total.value, keep=keep, own=own, rate=rate)
+                late = _summed_over(total.dims, source, axes) if sink is not None else ()
+                undefined = sink is not None and _loses(program, exponential, scores)
+                return Softmax(
+                    anchor, scores, weights, axes, total.value, sink, late, keep, undefined, own=own, rate=rate
+                )
     return None
+
+
+def _loses(program: Program, exponential: Value, scores: Value) -> bool:
+    """Whether the largest of `scores` is taken off before they are exponentiated, and no other number."""
+    given = program.operands(exponential)[-1]
+    return scores != given and is_largest(program, program.operands(given)[1])
+
+
+def _summed_over(dims: Dims, source: Value, axes: tuple[int, ...]) -> Dims:
+    """The dimensions of `source`, the sum of which along `axes` has `dims`."""
+    return tuple(fresh(source.shape[i], "keys") if i in axes else dim for i, dim in enumerate(dims))
 
 
 def _counted(program: Program, value: Value, axes: tuple[int, ...]) -> tuple[Value, Value | None] | None:
@@ -271,19 +297,27 @@ def _bare(program: Program, value: Value) -> Value:
 
 
 def _from_logarithm(program: Program, value: Value) -> Softmax | None:
-    """`exp(x - logsumexp(x))`, and `exp(log_softmax(x))`, which is the same."""
+    """`exp(x - logsumexp(x))`, with the logit of a sink added to that or not, and `exp(log_softmax(x))`."""
     difference = uncast(program, program.operands(value)[0])
     if difference.node.op != "Subtract":
         return None
     scores, shift = program.operands(difference)
     dims = tuple(fresh(size) for size in scores.shape)
     total = seen_through(program, shift, dims, casts=True)
+    sink: Term | float | None = None
+    if total.value.node.op == "LogAddExp":
+        both = [seen_through(program, each, total.dims, casts=True) for each in program.operands(total.value)]
+        total, other = both if both[0].value.node.op == "LogSumExp" else both[::-1]
+        number = program.known.number(other.value)
+        if number is not None and not math.isfinite(number):
+            return None
+        sink = other if number is None else number
     last = len(scores.shape) - 1
     if total.value.node.op != "LogSumExp" or total.dims != _reduced(dims, (last,)):
         return None
     if not program.alike(program.operands(total.value)[0], scores):
         return None
-    return Softmax(value.node, scores, value, (last,), logarithm=True)
+    return Softmax(value.node, scores, value, (last,), None, sink, dims, logarithm=True)
 
 
 def _unshifted(program: Program, power: Value, axes: tuple[int, ...]) -> Value:
