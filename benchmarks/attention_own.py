@@ -34,7 +34,7 @@ CASES = (
 def main() -> None:
     """Measure and print a table in Markdown."""
     print(f"{mx.device_info().get('device_name', 'GPU')}, MLX {version('mlx')}")
-    print("| case | naive | mx.compile | our kernel | on tensor cores | MLX's kernel | peak | TFLOP/s | error |")
+    print("| case | naive | mx.compile | our kernel | by single warps | MLX's kernel | peak | TFLOP/s | error |")
     print("|---|---|---|---|---|---|---|---|---|")
     for case in CASES:
         arrays = case.arrays()
@@ -43,12 +43,12 @@ def main() -> None:
             ahead = 0 if case.causal else FAR
             return own.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead)
 
-        def cores(q: mx.array, k: mx.array, v: mx.array, case: Case = case) -> mx.array:
+        def warps(q: mx.array, k: mx.array, v: mx.array, case: Case = case) -> mx.array:
             ahead = 0 if case.causal else FAR
             return flash_gpu.attend(q, k, v, scale=case.scale, softcap=case.softcap, ahead=ahead, cores="mma")
 
         hand = None if case.softcap else case.by_hand
-        half = cores if case.dtype in HALVES and backend() == "cuda" else None
+        half = warps if case.dtype in HALVES and backend() == "cuda" else None
         numbers = timed([case.naive, mx.compile(case.naive), ours, half, hand], arrays)
         cells = " | ".join("" if math.isnan(cell) else f"{cell:.3f}" for cell in numbers)
         memory = f"{peak(case.naive, arrays) / 1e9:.2f} -> {peak(ours, arrays) / 1e9:.2f} GB"

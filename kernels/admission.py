@@ -7,6 +7,7 @@ MLX itself: on CUDA against `force_fused=True`, for Metal against the table in M
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -191,6 +192,12 @@ def backend() -> Backend:
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
+
+
+@functools.cache
+def hopper() -> bool:
+    """Whether MLX runs on a GPU of compute capability 9: its tensor cores work for four warps at once."""
+    return backend() == "cuda" and mx.device_info().get("compute_capability_major") == 9
 
 
 def reached(call: Call) -> str:

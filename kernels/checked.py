@@ -15,7 +15,7 @@ import numpy as np
 from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.kernels import flash_gpu
-from fuser.kernels.admission import HALVES, backend
+from fuser.kernels.admission import HALVES, backend, hopper
 from fuser.kernels.bands import FAR, Window
 
 Array = Literal["none", "boolean", "additive"]
@@ -24,11 +24,15 @@ ALLOWED = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2}
 QUERIES, KEYS = 19, 37
 
 
-def cores(dtype: mx.Dtype) -> flash_gpu.Cores:
-    """Which of CUDA's tensor cores compute a type: those of Hopper, or any GPU's; None where none do."""
+# up to this head size the products of single warps are as fast on Hopper
+NARROW = 64
+
+
+def cores(dtype: mx.Dtype, heads: tuple[int, int]) -> flash_gpu.Cores:
+    """Which products of CUDA's tensor cores compute a type and head sizes; None where none do."""
     if backend() != "cuda" or dtype not in HALVES:
         return None
-    return "wgmma" if mx.device_info().get("compute_capability_major") == 9 else "mma"
+    return "wgmma" if hopper() and max(heads) > NARROW else "mma"
 
 
 @functools.cache
@@ -62,7 +66,7 @@ def failure(
                 ahead=ahead,
                 behind=behind,
                 folded=slopes,
-                cores=cores(dtype),
+                cores=cores(dtype, heads),
                 **given,
             )
             mx.eval(found)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from fuser.kernels.admission import HALVES, Backend, Call, cuda
+from fuser.kernels.admission import HALVES, Backend, Call, cuda, hopper
 
 When = Literal["always", "profitable"]
 # below this many multiplications the cut that a step of our own needs costs more than MLX's slow products
@@ -37,8 +37,8 @@ def unworthy(call: Call, where: Backend, memory: int) -> str | None:
         few = call.cells * sum(call.heads) < WORTH
         return "our kernel pays from 2^17 multiplications on" if few else None
     if where == "cuda" and call.dtype in HALVES:
-        # wide heads leave few registers: over many keys, all of which are seen, MLX's products are faster
-        slow = call.mask == "none" and max(call.heads) > WIDE and min(call.lengths) > MANY
+        # wide heads leave few registers to a warp: over many keys, all of which are seen, MLX's products are faster
+        slow = not hopper() and call.mask == "none" and max(call.heads) > WIDE and min(call.lengths) > MANY
         return f"our kernel is slower for head sizes over {WIDE} without a mask" if slow else None
     # MLX's compiled steps are faster there: what it saves is memory
     return None if fills(call.cells, memory) else "our kernel for it, slow on a GPU, is for scores that fill its memory"

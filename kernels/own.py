@@ -116,7 +116,7 @@ def takes(call: Call, banded: bool = False) -> bool:
     if banded:
         wanted = where == "cuda" and call.dtype in HALVES
     elif where == "cuda":
-        wanted = cuda(call).kernel is None and padding.padded(call) is None
+        wanted = cuda(call).kernel is None
     else:
         wanted = sys.platform != "darwin"
     return wanted and unworthy(call, where, memory()) is None and refuses(call) is None
@@ -225,7 +225,7 @@ def attend(
         name: array for name, array in (("mask", mask), ("sinks", sinks), ("slopes", slopes)) if array is not None
     }
     if backend() != "cpu":
-        return flash_gpu.attend(q, k, v, **given, **scalars, cores=checked.cores(q.dtype))
+        return flash_gpu.attend(q, k, v, **given, **scalars, cores=checked.cores(q.dtype, (q.shape[3], v.shape[3])))
     dtype = q.dtype
     arrays = [x if x.dtype in (mx.float32, mx.bool_) else x.astype(mx.float32) for x in (q, k, v, *given.values())]
     try:

@@ -27,27 +27,20 @@ ROUNDS = 7
 def padded(call: Call) -> Call | None:
     """The call with larger heads that reaches a fused kernel where `call` reaches none; None when that does not help.
 
-    On CUDA, where cuDNN takes every multiple of 8, it was measured to help. On Metal it is measured where it runs: the
-    kernel's next size is up to 1.6 times the work.
+    On CUDA our own kernel takes such sizes as they are. On Metal it is measured where it runs: the kernel's next size
+    is up to 1.6 times the work.
     """
-    where = admission.backend()
-    if where == "cuda" and admission.cuda(call).kernel is None:
-        even = _widened(call, *(size + -size % 8 for size in call.heads))
-        return even if even != call and admission.cuda(even).kernel is not None else None
     # a call that has a kernel, or of which MLX says that the unfused way is faster, is left as it is
-    if where == "metal" and (found := admission.metal(call)).kernel is None and not found.forced:
+    if admission.backend() == "metal" and (found := admission.metal(call)).kernel is None and not found.forced:
         sizes = sorted(size for size, width in METAL_TILED | METAL_VECTOR if size == width and size >= max(call.heads))
-        takes = (larger for size in sizes if admission.metal(larger := _widened(call, size, size)).kernel is not None)
+        takes = (larger for size in sizes if admission.metal(larger := _widened(call, size)).kernel is not None)
         first = next(takes, None)
         return first if first is not None and faster(_smaller(call), _smaller(first)) else None
     return None
 
 
-def _widened(call: Call, depth: int, width: int) -> Call:
-    q, k, v = (
-        TensorType((*type.shape[:3], size), type.dtype)
-        for type, size in ((call.q, depth), (call.k, depth), (call.v, width))
-    )
+def _widened(call: Call, size: int) -> Call:
+    q, k, v = (TensorType((*type.shape[:3], size), type.dtype) for type in (call.q, call.k, call.v))
     return replace(call, q=q, k=k, v=v)
 
 

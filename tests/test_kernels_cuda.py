@@ -75,6 +75,7 @@ CASES: dict[str, tuple[Change, Sizes, list[mx.array]]] = {
     "softcap": (program(causal, 50.0), (1, 8, 4, 200, 200, 256), []),
     "softcap, decode": (program(None, 5.0), (2, 8, 4, 1, 700, 64), []),
     "wide heads": (program(causal), (1, 4, 2, 200, 200, 192), []),
+    "no multiple of 8": (program(), (2, 4, 2, 150, 200, 100), []),
     "window": (program(window), (1, 4, 4, 300, 300, 64), []),
     "causal and padding": (program(causal_and_padding), (3, 4, 4, 150, 150, 64), [kept(3, 150)]),
     "padding, decode": (program(padding), (3, 8, 2, 1, 600, 128), [kept(3, 600)]),

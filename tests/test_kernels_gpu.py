@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from fuser.kernels import flash_gpu, flash_mma, flash_wgmma, host
-from fuser.kernels.admission import backend
-from fuser.kernels.checked import cores
+from fuser.kernels.admission import backend, hopper
 from tests.kernels_reference import reference
 from tests.kernels_simulated import has_halves, kernel
 
@@ -155,7 +154,7 @@ def test_tensor_cores_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytes
     check_parts("real", folder, dtype, monkeypatch)
 
 
-@pytest.mark.skipif(cores(mx.float16) != "wgmma", reason="there is no GPU with warpgroups")
+@pytest.mark.skipif(not hopper(), reason="there is no GPU with warpgroups")
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_warpgroups_of_a_gpu(folder: Path, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
