@@ -58,7 +58,7 @@ IMAGES = (
         "efficientloftr",
         "EfficientLoFTRModel",
         "vision",
-        3,
+        0,
         inputs={"pixel_values": "float batch 2 3 64 64"},
         outputs=("feature_maps",),
         stage_num_blocks=[1, 1, 1, 1],
@@ -168,7 +168,7 @@ SEEN = (
         "pi0",
         "PI0ForConditionalGeneration",
         "vision",
-        6,
+        5,
         inputs={"state": "float batch 8", "noise": "float batch 4 8", "timestep": "unit batch"}
         | {"input_ids": "=100,100,100,100,100,100,100,100,100,100,100,100,100,100,100,100,7,8,9,10 batch 20"}
         | {"pixel_values": "float batch 1 3 32 32", "pixel_attention_mask": "true batch 1"}

@@ -15,7 +15,7 @@ import numpy as np
 from fuser.ir.ops import OPS
 from fuser.ir.ops_fast import FLASH
 from fuser.kernels import flash_gpu
-from fuser.kernels.admission import HALVES, backend, hopper
+from fuser.kernels.admission import HALVES, Backend, backend, hopper
 from fuser.kernels.bands import FAR, Window
 
 Array = Literal["none", "boolean", "additive"]
@@ -28,11 +28,11 @@ QUERIES, KEYS = 19, 37
 NARROW = 64
 
 
-def cores(dtype: mx.Dtype, heads: tuple[int, int]) -> flash_gpu.Cores:
+def cores(where: Backend, dtype: mx.Dtype, heads: tuple[int, int]) -> flash_gpu.Cores:
     """Which products of CUDA's tensor cores compute a type and head sizes; None where none do."""
-    if backend() != "cuda" or dtype not in HALVES:
+    if where != "cuda" or dtype not in HALVES:
         return None
-    return "wgmma" if hopper() and max(heads) > NARROW else "mma"
+    return "wgmma" if max(heads) > NARROW and hopper() else "mma"
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def failure(
                 ahead=ahead,
                 behind=behind,
                 folded=slopes,
-                cores=cores(dtype, heads),
+                cores=cores(backend(), dtype, heads),
                 **given,
             )
             mx.eval(found)

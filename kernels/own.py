@@ -224,8 +224,10 @@ def attend(
     given: dict[str, Any] = {
         name: array for name, array in (("mask", mask), ("sinks", sinks), ("slopes", slopes)) if array is not None
     }
-    if backend() != "cpu":
-        return flash_gpu.attend(q, k, v, **given, **scalars, cores=checked.cores(q.dtype, (q.shape[3], v.shape[3])))
+    where = backend()
+    if where != "cpu":
+        cores = checked.cores(where, q.dtype, (q.shape[3], v.shape[3]))
+        return flash_gpu.attend(q, k, v, **given, **scalars, cores=cores)
     dtype = q.dtype
     arrays = [x if x.dtype in (mx.float32, mx.bool_) else x.astype(mx.float32) for x in (q, k, v, *given.values())]
     try:
