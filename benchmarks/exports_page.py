@@ -23,9 +23,9 @@ loaded, run on two to four sets of inputs and compared with ONNX Runtime, and it
 number declared by hand from the architecture's source. {agree} of {all} exports agree (largest difference relative to
 the largest output: 1e-4 in float32, 2e-2 in float16); {fused} of {truth} attentions are fused.
 
-The ten that differ are two models. In `blt`'s hashes ONNX Runtime sums int64 as floating point, so that numbers over 2^53
-lose their last digits; ours are exact. The boxes of this small `pp_doclayout_v3` are all 1e-5, where ONNX Runtime's
-approximation of the sigmoid is 1e-8 off.
+The ten that differ are two models. In `blt`'s hashes ONNX Runtime sums int64 as floating point, so that numbers over
+2^53 lose their last digits; ours are exact. The boxes of this small `pp_doclayout_v3` are all 1e-5, where ONNX
+Runtime's approximation of the sigmoid is 1e-8 off.
 
 Under `TorchScript`, `dynamo` (torch's two exporters) and `optimum` stand the opsets; in brackets, how many attentions
 are fused of those that there are, where it is not all of them. An opset that is missing was not exported: mostly
