@@ -256,10 +256,7 @@ class Rewriter(Nodes):
                 if total is not None:
                     total = self._memo("Maximum", self._alike(total, self._number(mask.fill, total.dtype)))
             elif mask.kind == "keep":
-                if known is None:
-                    keep = self._kept(mask, region)
-                else:
-                    keep = self._constant(known, region, f"keep {mask.inverted}", partial(holds, mask.inverted))
+                keep = self._keeping(mask, known, region)
                 total = total or self._number(0, mx.float32)
                 if math.isfinite(mask.fill) and mask.fill < LOWEST_HALF:
                     total = self._cast(total, mx.float32)
@@ -271,6 +268,11 @@ class Rewriter(Nodes):
                 total = part if total is None else self._memo("Add", self._alike(*self._promoted(total, part)))
         assert total is not None
         return self._cast(self._bounded(total, dtype), dtype)
+
+    def _keeping(self, mask: Mask, known: NDArray[Any] | None, region: Attention) -> Value:
+        if known is None:
+            return self._kept(mask, region)
+        return self._constant(known, region, f"keep {mask.inverted}", partial(holds, mask.inverted))
 
     def _shift(self, mask: Mask, region: Attention) -> Value:
         """An additive mask, with the arrays that scale it; its number is still to come."""
@@ -303,10 +305,15 @@ class Rewriter(Nodes):
         lost, steps = region.mask.lost, region.mask.steps if region.mask.kind == "additive" else ()
         if region.dtype == mx.float16 and any(swallows(self._program, mask, known) for mask, known in steps):
             lost = SWALLOWS_HALF
-        if lost is None:
-            return queries
-        row = self._row(self._bias(region), lost)
-        return self._add("Select", self._alike(row, queries, self._number(0, queries.dtype), shape=queries.shape))
+        rows = [] if lost is None else [self._row(self._bias(region), lost)]
+        if region.mask.replaced:
+            # the answer is the same without; but scores that are replaced have no gradient
+            replacing = [(m, known) for m, known in steps if m.kind == "keep" and math.isfinite(m.fill)]
+            rows += [self._row(self._keeping(mask, known, region)) for mask, known in replacing]
+        for row in rows:
+            zero = self._number(0, queries.dtype)
+            queries = self._add("Select", self._alike(row, queries, zero, shape=queries.shape))
+        return queries
 
     def _row(self, mask: Value, lowest: float = -math.inf) -> Value:
         """Which rows of `mask` keep some key, with more than the `lowest` number."""

@@ -163,3 +163,24 @@ def test_a_floor_under_plain_scores_is_no_mask() -> None:
 
     region = check(fn, *operands(Q, Q, Q, (1, 1, 7, 7)))
     assert (region.verdict, region.mask) == ("fused", "additive")
+
+
+@pytest.mark.parametrize("fill", [-1e9, float(np.finfo(np.float32).min)])
+def test_scores_that_are_replaced_have_no_gradient(fill: float) -> None:
+    """Rows that the mask hides wholly answer with the mean, and move neither queries nor keys."""
+    q, k, w = (mx.random.normal((1, 2, 4, 8), key=mx.random.key(n)) for n in range(3))
+    bias, keep = (
+        mx.random.normal((4, 4), key=mx.random.key(3)),
+        mx.array([[1, 0, 0, 1], [0] * 4, [1] * 4, [0, 1, 0, 0]]),
+    )
+
+    def loss(q: mx.array, k: mx.array, bias: mx.array, keep: mx.array) -> mx.array:
+        scores = mx.where(keep > 0, q @ swap(k) * 0.3 + bias, fill)
+        return (mx.softmax(scores, -1) @ k * w).sum()
+
+    fast: Any = fuser.optimize(loss)
+    wanted = mx.grad(loss, argnums=(0, 1, 2))(q, k, bias, keep)
+    found = mx.grad(fast, argnums=(0, 1, 2))(q, k, bias, keep)
+    assert [region.verdict for region in fast.report.regions] == ["fused"]
+    for left, right in zip(found, wanted, strict=True):
+        assert mx.allclose(left, right, atol=1e-5)

@@ -62,6 +62,8 @@ class Reading:
     empty: Empty | None = None
     lost: float | None = None
     """In rows in which all that is added is this or less nothing is left of any score."""
+    replaced: bool = False
+    """Whether nothing is left of any score in a row that a mask of finite fill among the steps hides wholly."""
     large: tuple[tuple[Mask, Cells | None], ...] = ()
     """All masks, when they are known but too large to make an array of numbers of."""
 
@@ -200,7 +202,10 @@ def _read_traced(program: Program, steps: Steps, frame: Frame, half: bool, guard
     if not certain:
         late = "zero" if guarded else late or "nan"
     known_keep = all_hold(program, conditions, frame) if late == "mean" else None
-    return Reading(frame.axes, "additive", known_keep, keeps, steps=_whole(added_up), empty=late, lost=lost)
+    # where the answer is the mean, it is given beside the kernel
+    silent = lost is None and late != "mean" and bool(replaced)
+    whole = _whole(added_up)
+    return Reading(frame.axes, "additive", known_keep, keeps, steps=whole, empty=late, lost=lost, replaced=silent)
 
 
 def _swallows(program: Program, mask: Mask) -> bool:
