@@ -104,6 +104,13 @@ SPELLINGS = [
     V("one query, one new key", lambda q, k, v, c, w: cut(sm(joined(q, k, c)), v, w), NEWEST),
     V("heads last before the sum", lambda q, k, v, c, w: T(T(cut(sm(joined(q, k, c)), v, w)))),
     V("keys in pieces, values whole", lambda q, k, v, c, w: sm(joined(q, k, c)) @ mx.concatenate([v, w], 2)),
+    V(
+        "keys scaled, then cut",
+        lambda q, k, v, c, w: (
+            lambda x: sm(mx.concatenate([q @ T(x[:, :, :3]), q @ T(x[:, :, 3:])], -1)) @ mx.concatenate([v, w], 2)
+        )(mx.concatenate([k, c], 2) * ROOT),
+        scale=1.0,
+    ),
     V("keys whole, values in pieces", lambda q, k, v, c, w: cut(sm(q @ T(mx.concatenate([k, c], 2)) * ROOT), v, w)),
     V(
         "grouped heads",

@@ -66,8 +66,10 @@ def _uncut(program: Program, parts: Sequence[tuple[Operand, Dim]], whole: Dim) -
         return None
     if first.value.shape[place + 1 :] != source.shape[place + 1 :]:
         return None
-    found = operand(program, source, (*dims[:place], whole, *dims[place + 1 :]))
-    return replace(found, dtype=first.dtype, number=found.number * first.number)
+    uncut = Operand(source, (*dims[:place], whole, *dims[place + 1 :]), first.dtype, first.number)
+    found = operand(program, source, uncut.dims)
+    # the scales that were taken off are counted already
+    return replace(found, dtype=first.dtype, number=first.number) if found.number == 1 else uncut
 
 
 def _start(value: Value, place: int) -> int | None:
