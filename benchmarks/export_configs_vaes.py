@@ -16,6 +16,8 @@ BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("U
 WAN: dict[str, Any] = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1}
 WAN |= {"temperal_downsample": [True], "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
 MATCHED: dict[str, Any] = {"latent_channels": 4, "block_out_channels": (16, 16), "layers_per_block": 1}
+MOCHI: dict[str, Any] = {f"{p}_block_out_channels": (32,) * 4 for p in ("encoder", "decoder")}
+MOCHI |= {"latent_channels": 4, "layers_per_block": (1,) * 5}
 
 
 def coder(name: str, model: str, truth: int, inputs: dict[str, str], options: dict[str, Any], **more: Any) -> Recipe:
@@ -116,8 +118,7 @@ AUTOENCODERS = (
         "AutoencoderKLMochi",
         0,
         {"hidden_states": "float 1 4 2 4 4"},
-        {"latent_channels": 4, "encoder_block_out_channels": (32, 32, 32, 32)}
-        | {"decoder_block_out_channels": (32, 32, 32, 32), "layers_per_block": (1, 1, 1, 1, 1)},
+        MOCHI,
         part="decoder",
     ),
     coder(
@@ -125,8 +126,7 @@ AUTOENCODERS = (
         "AutoencoderKLMochi",
         2,
         {"hidden_states": "float 1 3 6 16 16"},
-        {"latent_channels": 4, "encoder_block_out_channels": (32, 32, 32, 32)}
-        | {"decoder_block_out_channels": (32, 32, 32, 32), "layers_per_block": (1, 1, 1, 1, 1)},
+        MOCHI,
         part="encoder",
         attns=SDPA,
     ),

@@ -23,7 +23,7 @@ loaded, run on two to four sets of inputs and compared with ONNX Runtime, and it
 number declared by hand from the architecture's source. {agree} of {all} exports agree (largest difference relative to
 the largest output: 1e-4 in float32, 2e-2 in float16); {fused} of {truth} attentions are fused.
 
-The ten that differ are two models. In `blt`'s hashes ONNX Runtime sums int64 as floating point, so that numbers over
+Those that differ are two models. In `blt`'s hashes ONNX Runtime sums int64 as floating point, so that numbers over
 2^53 lose their last digits; ours are exact. The boxes of this small `pp_doclayout_v3` are all 1e-5, where ONNX
 Runtime's approximation of the sigmoid is 1e-8 off.
 

@@ -47,8 +47,8 @@ class Replay:
         trimmed.prune()
         collapse(trimmed)
         # MLX's compiled programs on CUDA end the process where an array has no elements
-        compiled = compiled and not (backend() == "cuda" and _is_empty_somewhere(trimmed))
-        compiled = compiled and bool(computed)
+        fatal = backend() == "cuda" and _is_empty_somewhere(trimmed)
+        compiled = compiled and bool(computed) and not fatal
         # with steps of our own kernels, between compiled pieces or inside
         parts = segmented(trimmed, traced.arguments) if compiled and sized else None
         flat = parts or checked(runner(trimmed), trimmed.inputs, 0 if sized else traced.arguments)

@@ -22,8 +22,6 @@ Array = Literal["none", "boolean", "additive"]
 # of the largest value: beside the rounding of the type, a wrong kernel is far off
 ALLOWED = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 4e-2}
 QUERIES, KEYS = 19, 37
-
-
 # up to this head size the products of single warps are as fast on Hopper
 NARROW = 64
 

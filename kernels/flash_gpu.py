@@ -319,33 +319,33 @@ def plan(
     widest = max(depth, width)
     constants: list[tuple[str, int]] = [("D", depth), ("DV", width)]
     constants += [("HAS_SLOPES", slopes is not None), ("HAS_CAP", capped)]
-    splits = 1
-    last_first = False
+    splits, last_first = 1, False
+
+    def blocks_of(rows: int) -> int:
+        return -(-groups * queries // rows)
+
     if cores:
-        where, rows, threads = "cores", 16 * flash_mma.WARPS, 32 * flash_mma.WARPS
         tile = flash_mma.tile(depth, width)
-        splits = flash_mma.splits(-(-groups * queries // rows) * batch * shared, keys, tile)
-        where = "parts" if splits > 1 else where
+        splits = flash_mma.splits(blocks_of(16 * flash_mma.WARPS) * batch * shared, keys, tile)
+        where, warps = "cores" if splits == 1 else "parts", flash_mma.WARPS
         if cores == "wgmma" and splits == 1:
-            where, rows, threads = "groups", 16 * flash_wgmma.WARPS, 32 * flash_wgmma.WARPS
-            tile = flash_wgmma.tile(depth, width)
+            where, warps, tile = "groups", flash_wgmma.WARPS, flash_wgmma.tile(depth, width)
+        rows, threads = 16 * warps, 32 * warps
         # what sees no key ahead has more work for later rows
-        last_first = window[0] == 0 and -(-groups * queries // rows) < 1 << 16
-        constants += [("WARPS", threads // 32), ("TILE", tile), ("BRAIN", dtype == mx.bfloat16), ("SPLITS", splits)]
+        last_first = window[0] == 0 and blocks_of(rows) < 1 << 16
+        constants += [("WARPS", warps), ("TILE", tile), ("BRAIN", dtype == mx.bfloat16), ("SPLITS", splits)]
         direct = positive and not (kind or sinks is not None or slopes is not None or capped)
         constants += [("DIRECT", direct), ("LAST_FIRST", last_first)]
     else:
         parts = 2 if widest <= 64 else 4 if widest <= 128 else 8
         where, rows, threads = backend(), THREADS // parts, THREADS
         constants += [("PARTS", parts), ("THREADS", threads), ("MASK_KIND", kind), ("HAS_SINKS", sinks is not None)]
-    blocks = -(-groups * queries // rows)
+    blocks, shares = (batch * shared, blocks_of(rows)) if last_first else (blocks_of(rows), batch * shared)
     given = tuple(type for type in types if type is not None)
     out = (batch, heads, queries, width)
     options: dict[str, Any] = {
         "template": [("T", dtype)],
-        "grid": (blocks * threads, batch * shared, splits)
-        if not last_first
-        else (batch * shared * threads, blocks, splits),
+        "grid": (blocks * threads, shares, splits),
         "threadgroup": (threads, 1, 1),
         "output_shapes": [out] if splits == 1 else [(splits, *out), (splits, *out[:3], 2)],
         "output_dtypes": [dtype] if splits == 1 else [mx.float32, mx.float32],

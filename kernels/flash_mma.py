@@ -78,11 +78,7 @@ BODY = r"""
             query[step][e] = pair<T, D>(line, in_q_strides[3], step * 16 + column + e / 2 * 8, even);
     }
     float sum[COLUMNS][4];
-    UNROLL
-    for (int n = 0; n < COLUMNS; n++)
-        UNROLL
-        for (int e = 0; e < 4; e++)
-            sum[n][e] = 0.0f;
+    cleared<COLUMNS>(sum);
     // where this lane's row of four matrices is, of keys and of values
     const T *const key_row = near_k + (lane / 16 * 8 + lane % 8) * K_STRIDE + lane / 8 % 2 * 8;
     const T *const value_row = near_v + (lane / 8 % 2 * 8 + lane % 8) * V_STRIDE + lane / 16 * 8;
@@ -94,11 +90,7 @@ BODY = r"""
         stage<T, DV, PARTS * 16, TILE, THREADS, true>([&](int row, int at) { return near_v + row * V_STRIDE + at; },
             [&](int row) { return v + (tile + row) * v_line; }, keys - tile, v_step, v_aligned);
         float score[TILE / 8][4];
-        UNROLL
-        for (int n = 0; n < TILE / 8; n++)
-            UNROLL
-            for (int e = 0; e < 4; e++)
-                score[n][e] = 0.0f;
+        cleared<TILE / 8>(score);
         UNROLL
         for (int step = 0; step < STEPS; step++)
             UNROLL
@@ -122,11 +114,7 @@ BODY = r"""
         UNROLL
         for (int some = 0; some < TILE / 16; some++) {
             unsigned a[4];
-            UNROLL
-            for (int e = 0; e < 4; e++) {
-                const float *two = score[2 * some + e / 2] + e % 2 * 2;
-                a[e] = rounded<T, BRAIN>(two[0], two[1]);
-            }
+            weighed<T, BRAIN>(a, score + 2 * some);
             UNROLL
             for (int n = 0; n < PARTS; n++) {
                 unsigned b[4];

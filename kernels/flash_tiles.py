@@ -101,6 +101,31 @@ __device__ inline void stage(To to, From from, int count, LONGER step, bool alig
         }
 }
 
+// the columns of the first and of the last key that rows reach, of which each head has so many `queries`
+__device__ inline void reached(int first, int last, int queries, int offset, int &low, int &high) {
+    const bool one = first / queries == last / queries;
+    low = (one ? first % queries : 0) + offset, high = (one ? last % queries : queries - 1) + offset;
+}
+
+template <int COUNT>
+__device__ inline void cleared(float (*x)[4]) {
+    UNROLL
+    for (int n = 0; n < COUNT; n++)
+        UNROLL
+        for (int e = 0; e < 4; e++)
+            x[n][e] = 0.0f;
+}
+
+// the weights of sixteen keys, as the left side of a product has them
+template <typename T, bool BRAIN>
+__device__ inline void weighed(unsigned *a, const float (*score)[4]) {
+    UNROLL
+    for (int e = 0; e < 4; e++) {
+        const float *two = score[e / 2] + e % 2 * 2;
+        a[e] = rounded<T, BRAIN>(two[0], two[1]);
+    }
+}
+
 // over the four lanes that share a row
 __device__ inline float row_sum(float x) {
     x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -137,8 +162,8 @@ PLACES = r"""
     (void)from, (void)cap;
     // the columns that this block's rows see
     const int last = (block + 16 * WARPS < rows ? block + 16 * WARPS : rows) - 1;
-    const bool one = block / queries == last / queries;
-    const int low = (one ? block % queries : 0) + offset, high = (one ? last % queries : queries - 1) + offset;
+    int low, high;
+    reached(block, last, queries, offset, low, high);
     int start = low - behind;
     start = start < 0 ? 0 : start - start % TILE;
     int stop = high + ahead + 1;

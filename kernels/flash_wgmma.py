@@ -98,20 +98,12 @@ BODY = r"""
     const Descriptor keys_at = described(near_k, 16), values_at = described(near_v, TILE * 128);
     float score[TILE / 8][4], sum[COLUMNS][4];
     unsigned weight[TILE / 16][4];
-    UNROLL
-    for (int n = 0; n < COLUMNS; n++)
-        UNROLL
-        for (int e = 0; e < 4; e++)
-            sum[n][e] = 0.0f;
-    UNROLL
-    for (int n = 0; n < TILE / 8; n++)
-        UNROLL
-        for (int e = 0; e < 4; e++)
-            score[n][e] = 0.0f;
-    // the columns that this warpgroup's rows see
-    const int mine = block + warp / 4 * 64, end = (mine + 64 < rows ? mine + 64 : rows) - 1;
-    const bool same = mine / queries == end / queries;
-    const int lowest = (same ? mine % queries : 0) + offset, highest = (same ? end % queries : queries - 1) + offset;
+    cleared<COLUMNS>(sum);
+    cleared<TILE / 8>(score);
+    // of this warpgroup's own rows
+    int lowest, highest;
+    const int mine = block + warp / 4 * 64;
+    reached(mine, (mine + 64 < rows ? mine + 64 : rows) - 1, queries, offset, lowest, highest);
     auto multiply_keys = [&](int odd) {
         UNROLL
         for (int step = 0; step < STEPS; step++)
@@ -132,11 +124,7 @@ BODY = r"""
     auto pack = [&]() {
         UNROLL
         for (int some = 0; some < TILE / 16; some++)
-            UNROLL
-            for (int e = 0; e < 4; e++) {
-                const float *two = score[2 * some + e / 2] + e % 2 * 2;
-                weight[some][e] = rounded<T, BRAIN>(two[0], two[1]);
-            }
+            weighed<T, BRAIN>(weight[some], score + 2 * some);
     };
     if (start < stop) {
         FETCHED;

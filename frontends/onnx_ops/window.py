@@ -100,7 +100,8 @@ def convolve(call: Call, x: mx.array, weight: mx.array, bias: mx.array | None) -
     view = window(call, x.shape[2:], weight.shape[2:])
     padding = (view.low, view.high)
     kernel = channels_last(weight)
-    result = channels_first(_convolution(channels_last(x), kernel, view.stride, padding, view.dilation, groups))
+    result = _convolution(channels_last(x), kernel, view.stride, padding, view.dilation, groups, [1] * rank)
+    result = channels_first(result)
     return result if bias is None else result + bias.reshape(-1, *(1,) * rank)
 
 
@@ -111,17 +112,16 @@ def _convolution(
     padding: tuple[list[int], list[int]],
     dilation: list[int],
     groups: int,
-    spread: list[int] | int = 1,
+    gaps: list[int],
     flip: bool = False,
 ) -> mx.array:
-    """MLX's convolution, channels last.
+    """MLX's convolution, channels last; `gaps` is how far numbers of `x` are apart.
 
     Over three axes it takes no groups: there it is one over the last two for each place of the kernel on the first.
     """
     if groups == 1 or x.ndim < 5:
-        return mx.conv_general(x, kernel, stride, padding, dilation, spread, groups, flip)
+        return mx.conv_general(x, kernel, stride, padding, dilation, gaps, groups, flip)
     low, high = padding
-    gaps = [1] * 3 if isinstance(spread, int) else spread
     count, depth, size = x.shape[0], x.shape[1], kernel.shape[1]
     spaced = mx.pad(x[:, :, None], [(0, 0), (0, 0), (0, gaps[0] - 1), (0, 0), (0, 0), (0, 0)]).flatten(1, 2)
     padded = mx.pad(spaced[:, : (depth - 1) * gaps[0] + 1], [(0, 0), (low[0], high[0]), (0, 0), (0, 0), (0, 0)])

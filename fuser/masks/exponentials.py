@@ -72,7 +72,7 @@ def with_ones(program: Program, masks: Sequence[Mask], reading: Reading, single:
 
 def covers(program: Program, blocks: Blocks, masks: Sequence[Mask], axes: Dim, queries: Dim, keys: Dim) -> bool:
     """Whether minus infinity is never taken off minus infinity: no maximum is of hidden keys alone."""
-    frame, start, end = Frame(axes, queries, keys), 0, 0
+    frame = Frame(axes, queries, keys)
     if not any(_may_be_infinite(program, mask) for mask in masks):
         return True
     if blocks.first is None:

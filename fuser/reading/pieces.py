@@ -74,7 +74,7 @@ def _uncut(program: Program, parts: Sequence[tuple[Operand, Dim]], whole: Dim) -
 
 def _start(value: Value, place: int) -> int | None:
     """Where along an axis a piece begins that is all of its source along the others."""
-    node, begin = value.node, 0
+    node = value.node
     if node.op == "Split":
         ends, axis = node.arguments
         return (0, *ends)[value.index] if axis == place else None
